@@ -1,3 +1,63 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Being written.
-fn main() {}
+//! The project's own commands, called as `cargo xtask COMMAND`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
+#![allow(dead_code, reason = "being written")]
+
+use std::env;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+mod archive;
+mod cpio;
+mod failure;
+mod guest_agent;
+mod guest_report;
+mod initramfs;
+mod kernel;
+mod machine;
+mod modules;
+mod packages;
+mod vm;
+mod workspace;
+
+const HELP: &str = "\
+The project's own commands. Each fetches and builds what it needs, under target/.
+
+cargo xtask vm [OPTION]... -- COMMAND [ARG]...
+    Boots a stock Debian kernel in a virtual machine and runs COMMAND there as root, with this project's release
+    programs and examples on the PATH. Output and exit status are COMMAND's; 125 says that the machine failed.
+    --kernel SERIES            the newest kernel of that series, such as 6.12; else the newest that the project lists
+    --kernel host              this machine's own kernel
+    --kernel-image FILE        a kernel of your own, with --modules FOLDER for its modules
+    --smp N  --mem SIZE        processors (2) and memory (1G)
+    --icount                   one processor whose clock counts instructions: timings repeat, and take long
+    --timeout SECONDS          end COMMAND after that time (600) and show where it hangs
+    --disk SIZE                an empty disk (/dev/vda, ...); may be repeated
+    --add FILE[:GUESTPATH]     a file, a folder, or a program with its libraries; may be repeated
+    --verbose                  show the guest's console on standard error
+";
+
+fn main() -> ExitCode {
+    let mut arguments = env::args_os().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    let arguments: Vec<OsString> = arguments.collect();
+    let (name, outcome) = match command.to_str().unwrap_or_default() {
+        "vm" => ("xtask vm", vm::Wanted::parse(arguments).and_then(|wanted| vm::run(&wanted))),
+        "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),
+        "" | "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        other => {
+            eprintln!("xtask: there is no command {other}; `cargo xtask help` lists them");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            eprintln!("{name}: {failure}");
+            ExitCode::from(vm::OWN_FAILURE)
+        }
+    }
+}
