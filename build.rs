@@ -1,3 +1,105 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Being written.
-fn main() {}
+//! Finds what this machine can test, so that a test that cannot run here is ignored with its reason.
+//!
+//! | cfg | means |
+//! |---|---|
+//! | `have_cc` | a C compiler whose programs run here; its command is in `ABI_CC` at compile time |
+//! | `have_headers` | kernel headers in `target/headers/SERIES/usr/include`; the folders are in `ABI_HEADERS` |
+//! | `have_io_uring` | this process may set up a ring |
+//! | `have_ublk` | the ublk driver is there: `/dev/ublk-control` |
+//!
+//! The last two are not watched while they are missing: after `modprobe ublk_drv`, touch this file.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+const CONTROL_DEVICE: &str = "/dev/ublk-control";
+
+fn main() -> io::Result<()> {
+    println!("cargo::rerun-if-changed=build.rs");
+    for name in ["have_cc", "have_headers", "have_io_uring", "have_ublk"] {
+        println!("cargo::rustc-check-cfg=cfg({name})");
+    }
+
+    println!("cargo::rerun-if-env-changed=CC");
+    if let Some(compiler) = c_compiler() {
+        println!("cargo::rustc-cfg=have_cc");
+        println!("cargo::rustc-env=ABI_CC={compiler}");
+    }
+
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/headers");
+    fs::create_dir_all(&folder)?; // Cargo can watch only what exists.
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let sets = header_sets(&folder)?;
+    if !sets.is_empty() {
+        println!("cargo::rustc-cfg=have_headers");
+    }
+    let sets = env::join_paths(sets).map_err(io::Error::other)?;
+    println!("cargo::rustc-env=ABI_HEADERS={}", sets.to_string_lossy());
+
+    if has_io_uring() {
+        println!("cargo::rustc-cfg=have_io_uring");
+    }
+    if Path::new(CONTROL_DEVICE).exists() {
+        println!("cargo::rustc-cfg=have_ublk");
+        println!("cargo::rerun-if-changed={CONTROL_DEVICE}");
+    }
+    Ok(())
+}
+
+/// The command of `CC`, else the first C compiler on the `PATH`. A cross build has none: its programs do not run here.
+fn c_compiler() -> Option<String> {
+    let host = env::var("HOST").ok()?;
+    let target = env::var("CARGO_CFG_TARGET_ARCH").ok()?;
+    if host.split('-').next() != Some(&*target) {
+        return None;
+    }
+    if let Some(command) = env::var("CC").ok().filter(|command| !command.trim().is_empty()) {
+        return Some(command);
+    }
+    let path = env::var_os("PATH")?;
+    let on_path = |name: &&str| env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    ["cc", "gcc", "clang"].into_iter().find(on_path).map(str::to_owned)
+}
+
+/// The header folders below `target/headers`, sorted by name.
+fn header_sets(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut sets = Vec::new();
+    for series in fs::read_dir(folder)? {
+        let set = series?.path().join("usr/include");
+        if set.join("linux").is_dir() {
+            sets.push(set);
+        }
+    }
+    sets.sort();
+    Ok(sets)
+}
+
+/// Whether this process may set up a ring, as far as files tell.
+fn has_io_uring() -> bool {
+    match fs::read_to_string("/proc/sys/kernel/io_uring_disabled") {
+        Ok(disabled) => match disabled.trim() {
+            "0" => true,
+            "1" => is_root(),
+            _ => false,
+        },
+        // The file came with Linux 6.6, the system call with 5.1.
+        Err(_) => kernel_release().is_some_and(|release| ((5, 1)..(6, 6)).contains(&release)),
+    }
+}
+
+/// Whether the effective user is root.
+fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    uids.and_then(|uids| uids.split_whitespace().nth(1)) == Some("0")
+}
+
+/// The running kernel's release: `6.12.9-amd64` is `(6, 12)`.
+fn kernel_release() -> Option<(u32, u32)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}

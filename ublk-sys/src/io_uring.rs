@@ -247,8 +247,6 @@ constants! { OPERATION_FLAGS:
     pub const IORING_URING_CMD_FIXED: u32 = 1 << 0, since "6.1";
     /// `uring_cmd_flags`: completes many times, each time with a provided buffer.
     pub const IORING_URING_CMD_MULTISHOT: u32 = 1 << 1, since "6.18";
-    /// All bits of `uring_cmd_flags`; before Linux 6.18 the first alone.
-    pub const IORING_URING_CMD_MASK: u32 = IORING_URING_CMD_FIXED | IORING_URING_CMD_MULTISHOT, since "6.1";
     /// `fsync_flags`: `fdatasync`.
     pub const IORING_FSYNC_DATASYNC: u32 = 1 << 0, since "5.1";
     /// `timeout_flags`: the time is a moment, not a duration.

@@ -8,7 +8,7 @@
 /// Width of the field that holds the argument's size. The direction is above it.
 const SIZE_BITS: u32 = if OWN_SPLIT { 13 } else { 14 };
 /// The architectures that do not use `asm-generic/ioctl.h`.
-const OWN_SPLIT: bool = cfg!(any(
+pub(crate) const OWN_SPLIT: bool = cfg!(any(
     target_arch = "powerpc",
     target_arch = "powerpc64",
     target_arch = "mips",

@@ -7,6 +7,9 @@
 //! and each leaves a row in [`TABLES`], from which a test asks a C compiler the same questions of the real headers.
 //! The row is private to its module until the module's table names it, so a forgotten one is a `dead_code` warning.
 
+/// The Linux release whose headers are mirrored.
+pub const LINUX: &str = "7.3.4";
+
 /// What is mirrored, header by header.
 pub const TABLES: &[Table] = &[
     crate::ublk_cmd::TABLE,

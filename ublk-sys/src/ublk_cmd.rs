@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `include/uapi/linux/ublk_cmd.h`, whole and in header order.
 
-use crate::ioctl::{_IOR, _IOWR};
+use crate::ioctl::{_IOR, _IOWR, OWN_SPLIT};
 use crate::layout::{Table, assert_layout, constants};
 
 constants! { RAW_CONTROL_COMMANDS:
@@ -104,6 +104,12 @@ constants! { CONTROL_VALUES:
     /// Bytes that [`UBLK_U_CMD_GET_FEATURES`] writes.
     pub const UBLK_FEATURES_LEN: u16 = 8, since "6.5";
 }
+
+// One command of each kind, spelled out.
+static_assertions::const_assert_eq!(UBLK_U_CMD_ADD_DEV, 0xc020_7504);
+static_assertions::const_assert_eq!(UBLK_U_CMD_GET_FEATURES, if OWN_SPLIT { 0x4020_7513 } else { 0x8020_7513 });
+static_assertions::const_assert_eq!(UBLK_U_IO_FETCH_REQ, 0xc010_7520);
+static_assertions::const_assert_eq!(UBLK_U_IO_FETCH_IO_CMDS, 0xc010_7527);
 
 constants! { RAW_IO_COMMANDS:
     /// Raw number of [`UBLK_U_IO_FETCH_REQ`].
