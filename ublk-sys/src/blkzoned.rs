@@ -69,13 +69,9 @@ pub struct blk_zone {
     pub reserved: [u8; 24],
 }
 assert_layout!(blk_zone, since = "4.10", size = 64, align = 8, {
-    start: u64 = 0,
-    len: u64 = 8,
-    wp: u64 = 16,
+    start: u64 = 0, len: u64 = 8, wp: u64 = 16,
     r#type: u8 = 24 => ["type": u8 = 24],
-    cond: u8 = 25,
-    non_seq: u8 = 26,
-    reset: u8 = 27,
+    cond: u8 = 25, non_seq: u8 = 26, reset: u8 = 27,
     resv: [u8; 4] = 28 => ["resv": [u8; 4] = 28 since "5.9", "reserved": [u8; 36] = 28 until "5.9"],
     capacity: u64 = 32 => ["capacity": u64 = 32 since "5.9"],
     reserved: [u8; 24] = 40 => ["reserved": [u8; 24] = 40 since "5.9"],

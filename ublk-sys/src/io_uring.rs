@@ -22,8 +22,7 @@ pub struct io_uring_sqe {
     pub ioprio: u16,
     /// File descriptor, or index of a registered file with [`IOSQE_FIXED_FILE`].
     pub fd: i32,
-    /// Offset in the file. Also `addr2`, and two halves in memory order: `cmd_op` and `__pad1`, or
-    /// `optname` of some.
+    /// Offset in the file. Also `addr2`, and `cmd_op` with `__pad1` behind it.
     pub off: u64,
     /// Address of a buffer or of an array of buffers. Also `splice_off_in`, `level` and `optname`.
     pub addr: u64,
@@ -47,66 +46,38 @@ pub struct io_uring_sqe {
     pub __pad2: u64,
 }
 assert_layout!(io_uring_sqe, since = "5.1", size = 64, align = 8, {
-    opcode: u8 = 0,
-    flags: u8 = 1,
-    ioprio: u16 = 2,
-    fd: i32 = 4,
+    opcode: u8 = 0, flags: u8 = 1, ioprio: u16 = 2, fd: i32 = 4,
     off: u64 = 8 => [
-        "off": u64 = 8,
-        "addr2": u64 = 8 since "5.5",
-        "cmd_op": u32 = 8 since "5.19",
-        "__pad1": u32 = 12 since "6.0",
+        "off": u64 = 8, "addr2": u64 = 8 since "5.5", "cmd_op": u32 = 8 since "5.19", "__pad1": u32 = 12 since "6.0",
     ],
     addr: u64 = 16 => [
-        "addr": u64 = 16,
-        "splice_off_in": u64 = 16 since "5.7",
-        "level": u32 = 16 since "6.7",
+        "addr": u64 = 16, "splice_off_in": u64 = 16 since "5.7", "level": u32 = 16 since "6.7",
         "optname": u32 = 20 since "6.7",
     ],
     len: u32 = 24,
     rw_flags: u32 = 28 => [
-        "rw_flags": u32 = 28,
-        "fsync_flags": u32 = 28,
-        "poll_events": u16 = 28,
-        "poll32_events": u32 = 28 since "5.9",
-        "sync_range_flags": u32 = 28 since "5.2",
-        "msg_flags": u32 = 28 since "5.3",
-        "timeout_flags": u32 = 28 since "5.4",
-        "accept_flags": u32 = 28 since "5.5",
-        "cancel_flags": u32 = 28 since "5.5",
-        "open_flags": u32 = 28 since "5.6",
-        "statx_flags": u32 = 28 since "5.6",
-        "fadvise_advice": u32 = 28 since "5.6",
-        "splice_flags": u32 = 28 since "5.7",
-        "rename_flags": u32 = 28 since "5.11",
-        "unlink_flags": u32 = 28 since "5.11",
-        "hardlink_flags": u32 = 28 since "5.15",
-        "xattr_flags": u32 = 28 since "5.19",
-        "msg_ring_flags": u32 = 28 since "6.0",
-        "uring_cmd_flags": u32 = 28 since "6.1",
-        "waitid_flags": u32 = 28 since "6.7",
-        "futex_flags": u32 = 28 since "6.7",
-        "install_fd_flags": u32 = 28 since "6.8",
-        "nop_flags": u32 = 28 since "6.10",
+        "rw_flags": u32 = 28, "fsync_flags": u32 = 28, "poll_events": u16 = 28, "poll32_events": u32 = 28 since "5.9",
+        "sync_range_flags": u32 = 28 since "5.2", "msg_flags": u32 = 28 since "5.3",
+        "timeout_flags": u32 = 28 since "5.4", "accept_flags": u32 = 28 since "5.5",
+        "cancel_flags": u32 = 28 since "5.5", "open_flags": u32 = 28 since "5.6", "statx_flags": u32 = 28 since "5.6",
+        "fadvise_advice": u32 = 28 since "5.6", "splice_flags": u32 = 28 since "5.7",
+        "rename_flags": u32 = 28 since "5.11", "unlink_flags": u32 = 28 since "5.11",
+        "hardlink_flags": u32 = 28 since "5.15", "xattr_flags": u32 = 28 since "5.19",
+        "msg_ring_flags": u32 = 28 since "6.0", "uring_cmd_flags": u32 = 28 since "6.1",
+        "waitid_flags": u32 = 28 since "6.7", "futex_flags": u32 = 28 since "6.7",
+        "install_fd_flags": u32 = 28 since "6.8", "nop_flags": u32 = 28 since "6.10",
         "pipe_flags": u32 = 28 since "6.16",
     ],
     user_data: u64 = 32,
     buf_index: u16 = 40 => ["buf_index": u16 = 40, "buf_group": u16 = 40 since "5.7"],
     personality: u16 = 42 => ["personality": u16 = 42 since "5.6"],
     file_index: u32 = 44 => [
-        "splice_fd_in": i32 = 44 since "5.7",
-        "file_index": u32 = 44 since "5.15",
-        "zcrx_ifq_idx": u32 = 44 since "6.15",
-        "optlen": u32 = 44 since "6.7",
-        "addr_len": u16 = 44 since "6.0",
-        "__pad3": [u16; 1] = 46 since "6.0",
-        "write_stream": u8 = 44 since "6.16",
-        "__pad4": [u8; 3] = 45 since "6.16",
+        "splice_fd_in": i32 = 44 since "5.7", "file_index": u32 = 44 since "5.15",
+        "zcrx_ifq_idx": u32 = 44 since "6.15", "optlen": u32 = 44 since "6.7", "addr_len": u16 = 44 since "6.0",
+        "__pad3": [u16; 1] = 46 since "6.0", "write_stream": u8 = 44 since "6.16", "__pad4": [u8; 3] = 45 since "6.16",
     ],
     addr3: u64 = 48 => [
-        "addr3": u64 = 48 since "5.19",
-        "attr_ptr": u64 = 48 since "6.14",
-        "optval": u64 = 48 since "6.7",
+        "addr3": u64 = 48 since "5.19", "attr_ptr": u64 = 48 since "6.14", "optval": u64 = 48 since "6.7",
         "cmd": [u8; 0] = 48 since "5.19",
     ],
     __pad2: u64 = 56 => ["__pad2": [u64; 1] = 56 since "5.19", "attr_type_mask": u64 = 56 since "6.14"],
@@ -340,9 +311,7 @@ pub struct io_uring_cqe {
     pub flags: u32,
 }
 assert_layout!(io_uring_cqe, since = "5.1", size = 16, align = 8, {
-    user_data: u64 = 0,
-    res: i32 = 8,
-    flags: u32 = 12,
+    user_data: u64 = 0, res: i32 = 8, flags: u32 = 12,
 });
 
 constants! { CQE_FLAGS:
@@ -406,14 +375,8 @@ pub struct io_sqring_offsets {
     pub user_addr: u64,
 }
 assert_layout!(io_sqring_offsets, since = "5.1", size = 40, align = 8, {
-    head: u32 = 0,
-    tail: u32 = 4,
-    ring_mask: u32 = 8,
-    ring_entries: u32 = 12,
-    flags: u32 = 16,
-    dropped: u32 = 20,
-    array: u32 = 24,
-    resv1: u32 = 28,
+    head: u32 = 0, tail: u32 = 4, ring_mask: u32 = 8, ring_entries: u32 = 12, flags: u32 = 16, dropped: u32 = 20,
+    array: u32 = 24, resv1: u32 = 28,
     user_addr: u64 = 32 => ["user_addr": u64 = 32 since "6.5", "resv2": u64 = 32 until "6.5"],
 });
 
@@ -453,12 +416,7 @@ pub struct io_cqring_offsets {
     pub user_addr: u64,
 }
 assert_layout!(io_cqring_offsets, since = "5.1", size = 40, align = 8, {
-    head: u32 = 0,
-    tail: u32 = 4,
-    ring_mask: u32 = 8,
-    ring_entries: u32 = 12,
-    overflow: u32 = 16,
-    cqes: u32 = 20,
+    head: u32 = 0, tail: u32 = 4, ring_mask: u32 = 8, ring_entries: u32 = 12, overflow: u32 = 16, cqes: u32 = 20,
     flags: u32 = 24 => ["flags": u32 = 24 since "5.8"],
     resv1: u32 = 28 => ["resv1": u32 = 28 since "5.8"],
     user_addr: u64 = 32 => ["user_addr": u64 = 32 since "6.5", "resv2": u64 = 32 since "5.8" until "6.5"],
@@ -514,16 +472,11 @@ pub struct io_uring_params {
     pub cq_off: io_cqring_offsets,
 }
 assert_layout!(io_uring_params, since = "5.1", size = 120, align = 8, {
-    sq_entries: u32 = 0,
-    cq_entries: u32 = 4,
-    flags: u32 = 8,
-    sq_thread_cpu: u32 = 12,
-    sq_thread_idle: u32 = 16,
+    sq_entries: u32 = 0, cq_entries: u32 = 4, flags: u32 = 8, sq_thread_cpu: u32 = 12, sq_thread_idle: u32 = 16,
     features: u32 = 20 => ["features": u32 = 20 since "5.4"],
     wq_fd: u32 = 24 => ["wq_fd": u32 = 24 since "5.6"],
     resv: [u32; 3] = 28 => ["resv": [u32; 3] = 28 since "5.6", "resv": [u32; 4] = 24 since "5.4" until "5.6"],
-    sq_off: io_sqring_offsets = 40,
-    cq_off: io_cqring_offsets = 80,
+    sq_off: io_sqring_offsets = 40, cq_off: io_cqring_offsets = 80,
 });
 
 constants! { RING_FEATURES:
@@ -672,9 +625,7 @@ pub struct io_uring_rsrc_register {
 assert_layout!(io_uring_rsrc_register, since = "5.13", size = 32, align = 8, {
     nr: u32 = 0,
     flags: u32 = 4 => ["flags": u32 = 4 since "5.19", "resv": u32 = 4 until "5.19"],
-    resv2: u64 = 8,
-    data: u64 = 16,
-    tags: u64 = 24,
+    resv2: u64 = 8, data: u64 = 16, tags: u64 = 24,
 });
 
 /// Argument of [`IORING_REGISTER_FILES_UPDATE`] and [`IORING_REGISTER_RING_FDS`] (`struct io_uring_rsrc_update`).
@@ -692,9 +643,7 @@ pub struct io_uring_rsrc_update {
     pub data: u64,
 }
 assert_layout!(io_uring_rsrc_update, since = "5.13", size = 16, align = 8, {
-    offset: u32 = 0,
-    resv: u32 = 4,
-    data: u64 = 8,
+    offset: u32 = 0, resv: u32 = 4, data: u64 = 8,
 });
 
 /// Argument of [`IORING_REGISTER_FILES_UPDATE2`] and [`IORING_REGISTER_BUFFERS_UPDATE`]
@@ -719,12 +668,7 @@ pub struct io_uring_rsrc_update2 {
     pub resv2: u32,
 }
 assert_layout!(io_uring_rsrc_update2, since = "5.13", size = 32, align = 8, {
-    offset: u32 = 0,
-    resv: u32 = 4,
-    data: u64 = 8,
-    tags: u64 = 16,
-    nr: u32 = 24,
-    resv2: u32 = 28,
+    offset: u32 = 0, resv: u32 = 4, data: u64 = 8, tags: u64 = 16, nr: u32 = 24, resv2: u32 = 28,
 });
 
 constants! { PROBE_FLAGS:
@@ -751,10 +695,7 @@ pub struct io_uring_probe_op {
     pub resv2: u32,
 }
 assert_layout!(io_uring_probe_op, since = "5.6", size = 8, align = 4, {
-    op: u8 = 0,
-    resv: u8 = 1,
-    flags: u16 = 2,
-    resv2: u32 = 4,
+    op: u8 = 0, resv: u8 = 1, flags: u16 = 2, resv2: u32 = 4,
 });
 
 /// Start of the answer of [`IORING_REGISTER_PROBE`] (`struct io_uring_probe`). An array of [`io_uring_probe_op`]
@@ -775,10 +716,7 @@ pub struct io_uring_probe {
     pub resv2: [u32; 3],
 }
 assert_layout!(io_uring_probe, since = "5.6", size = 16, align = 4, {
-    last_op: u8 = 0,
-    ops_len: u8 = 1,
-    resv: u16 = 2,
-    resv2: [u32; 3] = 4,
+    last_op: u8 = 0, ops_len: u8 = 1, resv: u16 = 2, resv2: [u32; 3] = 4,
 });
 
 /// One thing that a ring may do (`struct io_uring_restriction`).
@@ -800,8 +738,7 @@ pub struct io_uring_restriction {
 assert_layout!(io_uring_restriction, since = "5.10", size = 16, align = 4, {
     opcode: u16 = 0,
     register_op: u8 = 2 => ["register_op": u8 = 2, "sqe_op": u8 = 2, "sqe_flags": u8 = 2],
-    resv: u8 = 3,
-    resv2: [u32; 3] = 4,
+    resv: u8 = 3, resv2: [u32; 3] = 4,
 });
 
 constants! { CLONE_FLAGS:
@@ -832,8 +769,7 @@ pub struct io_uring_clone_buffers {
     pub pad: [u32; 3],
 }
 assert_layout!(io_uring_clone_buffers, since = "6.12", size = 32, align = 4, {
-    src_fd: u32 = 0,
-    flags: u32 = 4,
+    src_fd: u32 = 0, flags: u32 = 4,
     src_off: u32 = 8 => ["src_off": u32 = 8 since "6.13", "pad": [u32; 6] = 8 until "6.13"],
     dst_off: u32 = 12 => ["dst_off": u32 = 12 since "6.13"],
     nr: u32 = 16 => ["nr": u32 = 16 since "6.13"],
@@ -859,10 +795,7 @@ pub struct io_uring_buf {
     pub resv: u16,
 }
 assert_layout!(io_uring_buf, since = "5.19", size = 16, align = 8, {
-    addr: u64 = 0,
-    len: u32 = 8,
-    bid: u16 = 12,
-    resv: u16 = 14,
+    addr: u64 = 0, len: u32 = 8, bid: u16 = 12, resv: u16 = 14,
 });
 
 /// First entry of a ring of provided buffers, seen as the place of its tail (`struct io_uring_buf_ring`).
@@ -882,10 +815,7 @@ pub struct io_uring_buf_ring {
     pub tail: u16,
 }
 assert_layout!(io_uring_buf_ring, since = "5.19", size = 16, align = 8, {
-    resv1: u64 = 0,
-    resv2: u32 = 8,
-    resv3: u16 = 12,
-    tail: u16 = 14,
+    resv1: u64 = 0, resv2: u32 = 8, resv3: u16 = 12, tail: u16 = 14,
 });
 
 constants! { PBUF_FLAGS:
@@ -916,9 +846,7 @@ pub struct io_uring_buf_reg {
     pub resv: [u32; 5],
 }
 assert_layout!(io_uring_buf_reg, since = "5.19", size = 40, align = 8, {
-    ring_addr: u64 = 0,
-    ring_entries: u32 = 8,
-    bgid: u16 = 12,
+    ring_addr: u64 = 0, ring_entries: u32 = 8, bgid: u16 = 12,
     flags: u16 = 14 => ["flags": u16 = 14 since "6.4", "pad": u16 = 14 until "6.4"],
     min_left: u32 = 16 => ["min_left": u32 = 16 since "7.1", "resv": [u64; 3] = 16 until "7.1"],
     resv: [u32; 5] = 20 => ["resv": [u32; 5] = 20 since "7.1"],
@@ -952,8 +880,7 @@ pub struct io_uring_getevents_arg {
     pub ts: u64,
 }
 assert_layout!(io_uring_getevents_arg, since = "5.11", size = 24, align = 8, {
-    sigmask: u64 = 0,
-    sigmask_sz: u32 = 8,
+    sigmask: u64 = 0, sigmask_sz: u32 = 8,
     min_wait_usec: u32 = 12 => ["min_wait_usec": u32 = 12 since "6.12", "pad": u32 = 12 until "6.12"],
     ts: u64 = 16,
 });
@@ -981,10 +908,7 @@ pub struct io_uring_sync_cancel_reg {
     pub pad2: [u64; 3],
 }
 assert_layout!(io_uring_sync_cancel_reg, since = "6.0", size = 64, align = 8, {
-    addr: u64 = 0,
-    fd: i32 = 8,
-    flags: u32 = 12,
-    timeout: __kernel_timespec = 16,
+    addr: u64 = 0, fd: i32 = 8, flags: u32 = 12, timeout: __kernel_timespec = 16,
     opcode: u8 = 32 => ["opcode": u8 = 32 since "6.6", "pad": [u64; 4] = 32 until "6.6"],
     pad: [u8; 7] = 33 => ["pad": [u8; 7] = 33 since "6.6"],
     pad2: [u64; 3] = 40 => ["pad2": [u64; 3] = 40 since "6.6"],
@@ -1002,10 +926,7 @@ pub struct __kernel_timespec {
     /// Nanoseconds, `0..1_000_000_000`.
     pub tv_nsec: i64,
 }
-assert_layout!(__kernel_timespec, since = "5.1", size = 16, align = 8, {
-    tv_sec: i64 = 0,
-    tv_nsec: i64 = 8,
-});
+assert_layout!(__kernel_timespec, since = "5.1", size = 16, align = 8, { tv_sec: i64 = 0, tv_nsec: i64 = 8 });
 
 /// What is mirrored of `linux/io_uring.h`.
 pub(crate) const TABLE: Table = Table {

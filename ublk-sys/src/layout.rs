@@ -95,13 +95,17 @@ macro_rules! assert_layout {
         $(older = { $($osince:literal: $osize:literal),* },)? align = $align:literal, {
         $($field:ident : $ty:ty = $offset:literal $(=> [$($members:tt)*])?),* $(,)?
     }) => {
-        static_assertions::const_assert_eq!(size_of::<$name>(), $size);
-        static_assertions::const_assert_eq!(align_of::<$name>(), $align);
-        static_assertions::const_assert_eq!(0 $(+ size_of::<$ty>())*, $size);
-        $(
-            static_assertions::const_assert_eq!(core::mem::offset_of!($name, $field), $offset);
-            const _: fn(&$name) -> &$ty = |it| &it.$field;
-        )*
+        const _: () = {
+            assert!(size_of::<$name>() == $size, concat!("the size of ", stringify!($name), " is not ", $size));
+            assert!(align_of::<$name>() == $align, concat!("the alignment of ", stringify!($name), " is not ", $align));
+            $(assert!(
+                core::mem::offset_of!($name, $field) == $offset,
+                concat!(stringify!($name), ".", stringify!($field), " is not at ", $offset)
+            );)*
+            $(let _: fn(&$name) -> &$ty = |it| &it.$field;)*
+        };
+        // The fields fill the struct: what has no name would be handed to the kernel unwritten.
+        static_assertions::const_assert_eq!(0 $(+ size_of::<$ty>())*, size_of::<$name>());
         static_assertions::assert_impl_all!($name: Send, Sync, Copy);
 
         impl $name {

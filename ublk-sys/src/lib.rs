@@ -2,16 +2,15 @@
 //! The Linux ublk ABI, and what a ublk server needs of the `io_uring` ABI beneath it: mirrored by hand, with no logic
 //! and no system calls.
 //!
-//! What is mirrored is Linux 7.3.4. Each item says in its last line, or its struct's, since which release it is in the
-//! header; none was ever removed or moved, only holes were filled and unions widened, so the newest mirror serves
-//! every kernel. Whether the *running* kernel knows an item is for `UBLK_U_CMD_GET_FEATURES` and the ring's own
-//! answers to say.
+//! What is mirrored is Linux 7.3.4. Each item says since which release the header has it. Nothing has ever moved: holes
+//! were filled, unions widened, and [`ublk_params`] grew at its end, so one mirror serves every kernel. What the
+//! *running* kernel knows is for [`UBLK_U_CMD_GET_FEATURES`] and the ring's own answers to say.
 //!
 //! # Names
 //!
-//! Every name is the C name, letter for letter, so that a search finds both sides; a C union is one field, named after
-//! its first or its most used member, whose documentation lists the others. What had no name in C has one here, since
-//! Rust must not have padding that nobody fills: `hole0`.
+//! Every name is the C name, letter for letter, so that a search finds both sides. A C union is one field, named after
+//! the member that a ublk server uses most; its documentation names the others. A hole is a field too (`hole0`), since
+//! padding that nobody writes must not reach the kernel.
 //!
 //! | module | C header |
 //! |---|---|
@@ -26,17 +25,20 @@
 //! # What is left out
 //!
 //! Of `io_uring.h`: operations on files by path, sockets' set-up, extended attributes, futexes, `epoll`, zero-copy
-//! receive, NAPI, and the arguments of registrations that a block device server has no use for. The opcodes of
-//! `io_uring_register(2)` are complete, since a restriction names them. Of `blkzoned.h`: the ioctls. A
-//! server that wants them is free to have them from elsewhere; they are not ublk.
+//! receive, busy polling, and the arguments of registrations that a block device server has no use for. The opcodes of
+//! `io_uring_register(2)` are complete, since a restriction names them. Of `blkzoned.h`: the ioctls. A server that wants
+//! them is free to have them from elsewhere; they are not ublk's.
+//!
+//! Machines on which a `u64` is aligned to less than 8 bytes (32-bit x86): the kernel there has other offsets, and the
+//! assertions refuse to compile.
 //!
 //! # How it is known to be right
 //!
 //! Below each struct stands an assertion of its size, its alignment, each field's type and offset, and that the fields
 //! fill it; a mistake there does not compile. Each assertion and each group of constants leaves a row in
-//! [`layout::TABLES`], and the project's tests make a C program out of the rows, compile it against the headers of
-//! many releases, and compare sizes, offsets and values: those of items that are there, and that no other is.
-//! Another test reads `ublk_cmd.h` itself and finds nothing that is not mirrored.
+//! [`layout::TABLES`]. The project's tests make a C program out of the rows, compile it against kernel headers, and
+//! compare every size, offset and value; headers of older releases must lack what is said to be younger. Another test
+//! reads `ublk_cmd.h` itself and finds nothing that is not mirrored.
 //!
 //! # Making a struct
 //!
@@ -54,6 +56,7 @@
 //! # let _ = (command, UBLK_U_CMD_GET_FEATURES);
 //! ```
 #![no_std]
+#![forbid(unsafe_code)]
 #![allow(non_camel_case_types, reason = "every name is the C name")]
 
 pub mod blkzoned;

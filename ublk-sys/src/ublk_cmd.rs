@@ -92,10 +92,7 @@ pub struct ublk_shmem_buf_reg {
     pub reserved: u32,
 }
 assert_layout!(ublk_shmem_buf_reg, since = "7.1", size = 24, align = 8, {
-    addr: u64 = 0,
-    len: u64 = 8,
-    flags: u32 = 16,
-    reserved: u32 = 20,
+    addr: u64 = 0, len: u64 = 8, flags: u32 = 16, reserved: u32 = 20,
 });
 
 constants! { CONTROL_VALUES:
@@ -278,10 +275,7 @@ pub struct ublksrv_ctrl_cmd {
     pub reserved: u32,
 }
 assert_layout!(ublksrv_ctrl_cmd, since = "6.0", size = 32, align = 8, {
-    dev_id: u32 = 0,
-    queue_id: u16 = 4,
-    len: u16 = 6,
-    addr: u64 = 8,
+    dev_id: u32 = 0, queue_id: u16 = 4, len: u16 = 6, addr: u64 = 8,
     data: [u64; 1] = 16 => ["data": [u64; 1] = 16 since "6.3", "data": [u64; 2] = 16 until "6.3"],
     dev_path_len: u16 = 24 => ["dev_path_len": u16 = 24 since "6.3"],
     pad: u16 = 26 => ["pad": u16 = 26 since "6.3"],
@@ -326,20 +320,13 @@ pub struct ublksrv_ctrl_dev_info {
     pub reserved2: u64,
 }
 assert_layout!(ublksrv_ctrl_dev_info, since = "6.0", size = 64, align = 8, {
-    nr_hw_queues: u16 = 0,
-    queue_depth: u16 = 2,
-    state: u16 = 4,
+    nr_hw_queues: u16 = 0, queue_depth: u16 = 2, state: u16 = 4,
     io_desc_size: u16 = 6 => ["io_desc_size": u16 = 6 since "7.3", "pad0": u16 = 6 until "7.3"],
-    max_io_buf_bytes: u32 = 8,
-    dev_id: u32 = 12,
-    ublksrv_pid: i32 = 16,
-    pad1: u32 = 20,
-    flags: u64 = 24,
+    max_io_buf_bytes: u32 = 8, dev_id: u32 = 12, ublksrv_pid: i32 = 16, pad1: u32 = 20, flags: u64 = 24,
     ublksrv_flags: u64 = 32,
     owner_uid: u32 = 40 => ["owner_uid": u32 = 40 since "6.3", "reserved0": u64 = 40 until "6.3"],
     owner_gid: u32 = 44 => ["owner_gid": u32 = 44 since "6.3"],
-    reserved1: u64 = 48,
-    reserved2: u64 = 56,
+    reserved1: u64 = 48, reserved2: u64 = 56,
 });
 
 constants! { OPERATIONS:
@@ -417,8 +404,7 @@ pub struct ublksrv_io_desc {
 assert_layout!(ublksrv_io_desc, since = "6.0", size = 24, align = 8, {
     op_flags: u32 = 0,
     nr_sectors: u32 = 4 => ["nr_sectors": u32 = 4, "nr_zones": u32 = 4 since "6.6"],
-    start_sector: u64 = 8,
-    addr: u64 = 16,
+    start_sector: u64 = 8, addr: u64 = 16,
 });
 
 /// The request's operation, one of `UBLK_IO_OP_*`.
@@ -459,10 +445,7 @@ pub struct ublk_auto_buf_reg {
     pub reserved1: u32,
 }
 assert_layout!(ublk_auto_buf_reg, since = "6.16", size = 8, align = 4, {
-    index: u16 = 0,
-    flags: u8 = 2,
-    reserved0: u8 = 3,
-    reserved1: u32 = 4,
+    index: u16 = 0, flags: u8 = 2, reserved0: u8 = 3, reserved1: u32 = 4,
 });
 
 /// The [`ublk_auto_buf_reg`] in an SQE's `addr`: from its low bits up, in the order of the fields.
@@ -503,9 +486,7 @@ pub struct ublksrv_io_cmd {
     pub addr: u64,
 }
 assert_layout!(ublksrv_io_cmd, since = "6.0", size = 16, align = 8, {
-    q_id: u16 = 0,
-    tag: u16 = 2,
-    result: i32 = 4,
+    q_id: u16 = 0, tag: u16 = 2, result: i32 = 4,
     addr: u64 = 8 => ["addr": u64 = 8, "zone_append_lba": u64 = 8 since "6.6"],
 });
 
@@ -525,9 +506,7 @@ pub struct ublk_elem_header {
     pub result: i32,
 }
 assert_layout!(ublk_elem_header, since = "7.0", size = 8, align = 4, {
-    tag: u16 = 0,
-    buf_index: u16 = 2,
-    result: i32 = 4,
+    tag: u16 = 0, buf_index: u16 = 2, result: i32 = 4,
 });
 
 constants! { BATCH_FLAGS:
@@ -561,12 +540,7 @@ pub struct ublk_batch_io {
     pub reserved2: u64,
 }
 assert_layout!(ublk_batch_io, since = "7.0", size = 16, align = 8, {
-    q_id: u16 = 0,
-    flags: u16 = 2,
-    nr_elem: u16 = 4,
-    elem_bytes: u8 = 6,
-    reserved: u8 = 7,
-    reserved2: u64 = 8,
+    q_id: u16 = 0, flags: u16 = 2, nr_elem: u16 = 4, elem_bytes: u8 = 6, reserved: u8 = 7, reserved2: u64 = 8,
 });
 
 constants! { ATTRIBUTES:
@@ -607,15 +581,8 @@ pub struct ublk_param_basic {
     pub virt_boundary_mask: u64,
 }
 assert_layout!(ublk_param_basic, since = "6.0", size = 32, align = 8, {
-    attrs: u32 = 0,
-    logical_bs_shift: u8 = 4,
-    physical_bs_shift: u8 = 5,
-    io_opt_shift: u8 = 6,
-    io_min_shift: u8 = 7,
-    max_sectors: u32 = 8,
-    chunk_sectors: u32 = 12,
-    dev_sectors: u64 = 16,
-    virt_boundary_mask: u64 = 24,
+    attrs: u32 = 0, logical_bs_shift: u8 = 4, physical_bs_shift: u8 = 5, io_opt_shift: u8 = 6, io_min_shift: u8 = 7,
+    max_sectors: u32 = 8, chunk_sectors: u32 = 12, dev_sectors: u64 = 16, virt_boundary_mask: u64 = 24,
 });
 
 /// Discard and write zeroes (`struct ublk_param_discard`).
@@ -639,12 +606,8 @@ pub struct ublk_param_discard {
     pub reserved0: u16,
 }
 assert_layout!(ublk_param_discard, since = "6.0", size = 20, align = 4, {
-    discard_alignment: u32 = 0,
-    discard_granularity: u32 = 4,
-    max_discard_sectors: u32 = 8,
-    max_write_zeroes_sectors: u32 = 12,
-    max_discard_segments: u16 = 16,
-    reserved0: u16 = 18,
+    discard_alignment: u32 = 0, discard_granularity: u32 = 4, max_discard_sectors: u32 = 8,
+    max_write_zeroes_sectors: u32 = 12, max_discard_segments: u16 = 16, reserved0: u16 = 18,
 });
 
 /// Device numbers (`struct ublk_param_devt`). Read only; those of the disk are there once it is.
@@ -664,10 +627,7 @@ pub struct ublk_param_devt {
     pub disk_minor: u32,
 }
 assert_layout!(ublk_param_devt, since = "6.3", size = 16, align = 4, {
-    char_major: u32 = 0,
-    char_minor: u32 = 4,
-    disk_major: u32 = 8,
-    disk_minor: u32 = 12,
+    char_major: u32 = 0, char_minor: u32 = 4, disk_major: u32 = 8, disk_minor: u32 = 12,
 });
 
 /// Limits of a zoned device (`struct ublk_param_zoned`).
@@ -687,10 +647,7 @@ pub struct ublk_param_zoned {
     pub reserved: [u8; 20],
 }
 assert_layout!(ublk_param_zoned, since = "6.6", size = 32, align = 4, {
-    max_open_zones: u32 = 0,
-    max_active_zones: u32 = 4,
-    max_zone_append_sectors: u32 = 8,
-    reserved: [u8; 20] = 12,
+    max_open_zones: u32 = 0, max_active_zones: u32 = 4, max_zone_append_sectors: u32 = 8, reserved: [u8; 20] = 12,
 });
 
 /// How requests' memory is aligned (`struct ublk_param_dma_align`).
@@ -705,10 +662,7 @@ pub struct ublk_param_dma_align {
     /// Zero.
     pub pad: [u8; 4],
 }
-assert_layout!(ublk_param_dma_align, since = "6.15", size = 8, align = 4, {
-    alignment: u32 = 0,
-    pad: [u8; 4] = 4,
-});
+assert_layout!(ublk_param_dma_align, since = "6.15", size = 8, align = 4, { alignment: u32 = 0, pad: [u8; 4] = 4 });
 
 constants! { SEGMENTS:
     /// Least `max_segment_size`, and least `seg_boundary_mask + 1`.
@@ -732,10 +686,7 @@ pub struct ublk_param_segment {
     pub pad: [u8; 2],
 }
 assert_layout!(ublk_param_segment, since = "6.15", size = 16, align = 8, {
-    seg_boundary_mask: u64 = 0,
-    max_segment_size: u32 = 8,
-    max_segments: u16 = 12,
-    pad: [u8; 2] = 14,
+    seg_boundary_mask: u64 = 0, max_segment_size: u32 = 8, max_segments: u16 = 12, pad: [u8; 2] = 14,
 });
 
 /// Integrity metadata (`struct ublk_param_integrity`).
@@ -763,14 +714,8 @@ pub struct ublk_param_integrity {
     pub pad: [u8; 5],
 }
 assert_layout!(ublk_param_integrity, since = "7.0", size = 16, align = 4, {
-    flags: u32 = 0,
-    max_integrity_segments: u16 = 4,
-    interval_exp: u8 = 6,
-    metadata_size: u8 = 7,
-    pi_offset: u8 = 8,
-    csum_type: u8 = 9,
-    tag_size: u8 = 10,
-    pad: [u8; 5] = 11,
+    flags: u32 = 0, max_integrity_segments: u16 = 4, interval_exp: u8 = 6, metadata_size: u8 = 7, pi_offset: u8 = 8,
+    csum_type: u8 = 9, tag_size: u8 = 10, pad: [u8; 5] = 11,
 });
 
 constants! { PARAM_TYPES:
@@ -822,10 +767,7 @@ pub struct ublk_params {
 }
 assert_layout!(ublk_params, since = "6.0", size = 152,
     older = { "6.0": 64, "6.3": 80, "6.6": 112, "6.15": 136, "7.0": 152 }, align = 8, {
-    len: u32 = 0,
-    types: u32 = 4,
-    basic: ublk_param_basic = 8,
-    discard: ublk_param_discard = 40,
+    len: u32 = 0, types: u32 = 4, basic: ublk_param_basic = 8, discard: ublk_param_discard = 40,
     devt: ublk_param_devt = 60 => ["devt": ublk_param_devt = 60 since "6.3"],
     zoned: ublk_param_zoned = 76 => ["zoned": ublk_param_zoned = 76 since "6.6"],
     dma: ublk_param_dma_align = 108 => ["dma": ublk_param_dma_align = 108 since "6.15"],
