@@ -257,7 +257,7 @@ constants! { STATES:
 pub struct ublksrv_ctrl_cmd {
     /// Number of the device; for [`UBLK_U_CMD_ADD_DEV`] `u32::MAX` lets the driver choose.
     pub dev_id: u32,
-    /// `u16::MAX`. No command looks at another value.
+    /// `u16::MAX`. Only [`UBLK_U_CMD_ADD_DEV`] looks at it, and refuses anything else.
     pub queue_id: u16,
     /// Bytes at `addr`, a path in front of them included.
     pub len: u16,
