@@ -1,3 +1,208 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Being written.
-fn main() {}
+//! A disk in memory, which takes only as much of it as was written.
+//!
+//! ```text
+//! ramdisk [--size 256M] [--queues N] [--depth N] [--block-size N] [--read-only] [--id N]
+//! ```
+//!
+//! It prints the path of the block device once that can be used, and serves until SIGINT or SIGTERM. Memory is taken in
+//! chunks of 64 KiB when they are written for the first time; a discard or write-zeroes of a whole chunk gives it back.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
+
+use std::process::ExitCode;
+use std::sync::{PoisonError, RwLock};
+
+use ublk::{Cache, DeviceId, Errno, NewDevice, Operation, Params, ReadCursor, Request, Sectors, Server};
+
+const USAGE: &str = "\
+usage: ramdisk [--size BYTES[K|M|G|T]] [--queues N] [--depth N] [--block-size BYTES] [--read-only] [--id N]
+
+A disk in memory. Prints the path of the block device once it can be used, and
+serves until SIGINT or SIGTERM.
+
+  --size BYTES        size of the disk (256M)
+  --queues N          hardware queues, a thread for each (1)
+  --depth N           requests that a queue holds at once (128)
+  --block-size BYTES  logical block: 512, 1024, 2048 or 4096 (512)
+  --read-only         refuse writes
+  --id N              be /dev/ublkbN (the driver's choice)
+";
+
+/// Bytes of a chunk: what is taken and given back at once.
+const CHUNK: usize = 64 << 10;
+
+/// The disk: its chunks, each absent while it reads as zeroes. A lock for each lets queues work side by side.
+struct Disk {
+    chunks: Vec<RwLock<Option<Box<[u8]>>>>,
+}
+
+/// A part of one chunk.
+struct Piece {
+    chunk: usize,
+    start: usize,
+    len: usize,
+}
+
+impl Disk {
+    fn new(bytes: usize) -> Disk {
+        Disk { chunks: (0..bytes.div_ceil(CHUNK)).map(|_| RwLock::new(None)).collect() }
+    }
+
+    /// The pieces of the `len` bytes at `offset`, chunk by chunk.
+    fn pieces(offset: usize, len: usize) -> impl Iterator<Item = Piece> {
+        let end = offset + len;
+        let mut at = offset;
+        std::iter::from_fn(move || {
+            let start = at % CHUNK;
+            let piece = Piece { chunk: at / CHUNK, start, len: (CHUNK - start).min(end - at) };
+            at += piece.len;
+            (piece.len > 0).then_some(piece)
+        })
+    }
+
+    fn read(&self, offset: usize, len: usize, cursor: &mut ReadCursor<'_>) {
+        for piece in Disk::pieces(offset, len) {
+            let chunk = self.chunks[piece.chunk].read().unwrap_or_else(PoisonError::into_inner);
+            match chunk.as_ref() {
+                Some(bytes) => cursor.write(&bytes[piece.start..piece.start + piece.len]),
+                None => cursor.write_zeroes(piece.len),
+            };
+        }
+    }
+
+    fn write(&self, offset: usize, data: &[u8]) {
+        let mut rest = data;
+        for piece in Disk::pieces(offset, data.len()) {
+            let (part, behind) = rest.split_at(piece.len);
+            rest = behind;
+            let mut chunk = self.chunks[piece.chunk].write().unwrap_or_else(PoisonError::into_inner);
+            let bytes = chunk.get_or_insert_with(|| vec![0; CHUNK].into_boxed_slice());
+            bytes[piece.start..piece.start + piece.len].copy_from_slice(part);
+        }
+    }
+
+    /// Makes the range read as zeroes, and gives back the memory of every whole chunk.
+    fn clear(&self, offset: usize, len: usize) {
+        for piece in Disk::pieces(offset, len) {
+            let mut chunk = self.chunks[piece.chunk].write().unwrap_or_else(PoisonError::into_inner);
+            if piece.len == CHUNK {
+                *chunk = None;
+            } else if let Some(bytes) = chunk.as_mut() {
+                bytes[piece.start..piece.start + piece.len].fill(0);
+            }
+        }
+    }
+
+    fn answer(&self, mut request: Request<'_>) {
+        // The block layer asks for nothing behind the end of the disk, and a disk in memory fits into a usize.
+        let range = usize::try_from(request.offset_bytes()).ok().zip(usize::try_from(request.len_bytes()).ok());
+        let within = |(offset, len): &(usize, usize)| {
+            offset.checked_add(*len).is_some_and(|end| end <= self.chunks.len() * CHUNK)
+        };
+        let Some((offset, len)) = range.filter(within) else { return request.fail(Errno::EIO) };
+        match request.operation() {
+            Operation::READ => self.read(offset, len, &mut request.cursor()),
+            Operation::WRITE => self.write(offset, request.data()),
+            Operation::DISCARD | Operation::WRITE_ZEROES => self.clear(offset, len),
+            Operation::FLUSH => {}
+            _ => return request.fail(Errno::EOPNOTSUPP),
+        }
+        request.complete();
+    }
+}
+
+struct Options {
+    size: u64,
+    queues: u16,
+    depth: u16,
+    block_bytes: u32,
+    read_only: bool,
+    id: Option<u32>,
+}
+
+/// A number of bytes, with K, M, G or T behind it for powers of 1024.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't']);
+    let factor: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        "T" => 1 << 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+        let mut options =
+            Options { size: 256 << 20, queues: 1, depth: 128, block_bytes: 512, read_only: false, id: None };
+        while let Some(option) = arguments.next() {
+            if option == "--read-only" {
+                options.read_only = true;
+                continue;
+            }
+            if !["--size", "--queues", "--depth", "--block-size", "--id"].contains(&option.as_str()) {
+                return Err(format!("unknown option {option}"));
+            }
+            let value = arguments.next().ok_or_else(|| format!("{option} needs a value"))?;
+            let bad = || format!("{option} {value} is not a number that it takes");
+            let number = parse_bytes(&value).ok_or_else(bad)?;
+            match option.as_str() {
+                "--size" => options.size = number,
+                "--queues" => options.queues = number.try_into().map_err(|_| bad())?,
+                "--depth" => options.depth = number.try_into().map_err(|_| bad())?,
+                "--block-size" => options.block_bytes = number.try_into().map_err(|_| bad())?,
+                _ => options.id = Some(number.try_into().map_err(|_| bad())?),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn serve(options: &Options) -> Result<(), String> {
+    let size = Sectors::from_bytes(options.size).ok_or("--size is a multiple of 512")?;
+    let bytes = usize::try_from(options.size).map_err(|_| "--size does not fit into memory")?;
+    // Everything is durable as far as memory ever is: there is no cache to flush.
+    let most = Sectors::new(1 << 21);
+    let mut params = Params::new(size, Cache::None)
+        .block_bytes(options.block_bytes)
+        .discard(options.block_bytes, most)
+        .write_zeroes(most);
+    if options.read_only {
+        params = params.read_only();
+    }
+    let mut device = NewDevice::new().queues(options.queues).depth(options.depth);
+    if let Some(id) = options.id {
+        device = device.id(DeviceId::new(id));
+    }
+    let disk = Disk::new(bytes);
+    let stopped = Server::new(device, params)
+        .stop_on_signals()
+        .run(|request| disk.answer(request), |device| println!("/dev/ublkb{}", device.id()))
+        .map_err(|error| error.to_string())?;
+    println!("ramdisk: {stopped}");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    if std::env::args().skip(1).any(|argument| argument == "--help" || argument == "-h") {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprint!("ramdisk: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match serve(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ramdisk: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `/dev/ublkcN`: the file that a server holds while it serves.
+
+use core::ffi::CStr;
+use core::fmt::Write;
+use core::time::Duration;
+
+use crate::errno::Errno;
+use crate::error::{Error, SystemCall};
+use crate::id::DeviceId;
+use crate::syscall::{self, Fd};
+
+/// The open char device of a device.
+///
+/// The driver lets one open file exist at a time: whoever has it is the server. It is let go when this value and
+/// every queue made with it are gone, and the kernel has torn down their rings.
+#[derive(Debug)]
+pub struct CharDevice {
+    fd: Fd,
+    id: DeviceId,
+}
+
+impl CharDevice {
+    /// Opens the char device, waiting up to `patience` for a node that is not there yet, not ours yet, or not yet let go.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OpenCharDevice`] with the last errno: `ENOENT`, there is no such node; `EACCES`, it belongs to somebody
+    /// else; `EBUSY`, another server has it open, or the end of one is still being cleared up.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0. `ublk_ch_open()` in `drivers/block/ublk_drv.c`.
+    pub fn open(id: DeviceId, patience: Duration) -> Result<CharDevice, Error> {
+        let path = Path::of(id);
+        let deadline = syscall::monotonic().saturating_add(patience);
+        loop {
+            match Fd::open(path.as_c_str()) {
+                Ok(fd) => return Ok(CharDevice { fd, id }),
+                // Nothing tells when udev has made or given the node, or when the driver has let go of the last file.
+                Err(Errno::ENOENT | Errno::EACCES | Errno::EBUSY) if syscall::monotonic() < deadline => {
+                    syscall::sleep(Duration::from_millis(10));
+                }
+                Err(errno) => return Err(Error::OpenCharDevice { device: id, errno }),
+            }
+        }
+    }
+
+    /// The device that it belongs to.
+    #[must_use]
+    pub const fn id(&self) -> DeviceId {
+        self.id
+    }
+
+    /// The open file.
+    #[must_use]
+    pub const fn fd(&self) -> &Fd {
+        &self.fd
+    }
+
+    /// Another descriptor of the same open file, for a queue of its own.
+    pub(crate) fn duplicate(&self) -> Result<Fd, Error> {
+        self.fd.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))
+    }
+}
+
+/// `/dev/ublkcN` with its NUL, made without memory of its own.
+pub(crate) struct Path {
+    bytes: [u8; 24],
+    len: usize,
+}
+
+impl Path {
+    pub(crate) fn of(id: DeviceId) -> Path {
+        let mut path = Path { bytes: [0; 24], len: 0 };
+        // 10 letters and at most 10 digits: the last bytes stay NUL.
+        let _ = write!(path, "/dev/ublkc{id}");
+        path
+    }
+
+    pub(crate) fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+}
+
+impl Write for Path {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let end = self.len + text.len();
+        if end >= self.bytes.len() {
+            return Err(core::fmt::Error);
+        }
+        self.bytes[self.len..end].copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Path;
+    use crate::DeviceId;
+
+    #[test]
+    fn the_longest_id_fits_into_the_path() {
+        assert_eq!(Path::of(DeviceId::new(u32::MAX)).as_c_str(), c"/dev/ublkc4294967295");
+        assert_eq!(Path::of(DeviceId::new(0)).as_c_str(), c"/dev/ublkc0");
+    }
+}

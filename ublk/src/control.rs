@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `/dev/ublk-control`: every control command, one at a time. It knows nothing of queues.
+//!
+//! A command is sent once. Asking again after a refusal could do a thing twice that the first attempt did half, and on a
+//! kernel without the old encoding would hide the first errno behind another.
+#![expect(unsafe_code, reason = "lends the control buffer to the driver; Invariant C1 says for how long")]
+
+mod commands;
+
+use core::mem::ManuallyDrop;
+use core::time::Duration;
+
+use ublk_sys::ublksrv_ctrl_cmd;
+
+pub use commands::CpuSet;
+
+use crate::errno::Errno;
+use crate::error::{Command, Error};
+use crate::id::DeviceId;
+use crate::mapping::Mapping;
+use crate::ring::{Ring, Wide, WideOp};
+use crate::syscall::{self, Fd};
+
+/// Bytes lent to a command: a path of 4096, and behind it the largest payload (1 KiB of CPU mask).
+const BUFFER_BYTES: usize = 8192;
+
+/// How long a command may take before its answer is given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The same for the commands that wait for a server (`START_DEV`): it has to have fetched every tag.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The open control device with a ring of its own.
+///
+/// `Send`, not `Sync`: one command at a time, from whichever thread has it. Two descriptors and two pages; a program with
+/// many devices may have one for all of them, or one for each.
+#[derive(Debug)]
+pub struct Control {
+    ring: Ring<Wide>,
+    fd: Fd,
+    /// Invariant C1: the driver reads and writes this memory only while `lent` is true, and it is unmapped only while
+    /// `lent` is false. `lent` becomes true before a command is submitted, and false when its completion was taken.
+    buffer: ManuallyDrop<Mapping>,
+    lent: bool,
+    /// The user data of the next command, so that nothing else is taken for its completion.
+    serial: u64,
+    patience: Duration,
+    start_patience: Duration,
+}
+
+static_assertions::assert_impl_all!(Control: Send);
+static_assertions::assert_not_impl_any!(Control: Sync);
+
+/// What a control command says beside its number: `struct ublksrv_ctrl_cmd` but for the buffer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Header {
+    /// The device; `None` is `u32::MAX`, "none yet".
+    device: Option<DeviceId>,
+    /// Bytes of the control buffer that are lent, from `buffer_offset`.
+    len: u16,
+    buffer_offset: usize,
+    /// Bytes of the path at the start of what is lent, its NUL included.
+    path_len: u16,
+    /// `data[0]`.
+    data: u64,
+}
+
+impl Control {
+    /// Opens `/dev/ublk-control`.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::OpenControl`]: `ENOENT`, the driver is not loaded; `EACCES`, the node belongs to root.
+    /// - [`Error::System`]: the ring could not be made, see [`Ring::wide`].
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0. The node is a misc device, `ublk_misc` in `drivers/block/ublk_drv.c`.
+    pub fn open() -> Result<Control, Error> {
+        let fd = Fd::open(c"/dev/ublk-control").map_err(|errno| Error::OpenControl { errno })?;
+        let buffer = ManuallyDrop::new(Mapping::anonymous(BUFFER_BYTES)?);
+        let ring = match Ring::wide(1, 2) {
+            Ok(ring) => ring,
+            Err(error) => {
+                drop(ManuallyDrop::into_inner(buffer));
+                return Err(error);
+            }
+        };
+        Ok(Control { ring, fd, buffer, lent: false, serial: 1, patience: PATIENCE, start_patience: START_PATIENCE })
+    }
+
+    /// Sets how long a command may take before it fails with [`Error::TimedOut`]: 30 s unless set, and 60 s for
+    /// [`start`](Control::start).
+    pub fn set_patience(&mut self, command: Duration, start: Duration) {
+        self.patience = command;
+        self.start_patience = start;
+    }
+
+    /// Whether this handle gave up on a command, so that it answers nothing more.
+    #[must_use]
+    pub const fn is_abandoned(&self) -> bool {
+        self.lent
+    }
+
+    /// Sends one command and waits for its completion.
+    fn send(&mut self, command: Command, header: Header, patience: Duration) -> Result<u32, Error> {
+        if self.lent {
+            return Err(Error::ControlAbandoned);
+        }
+        let lent_bytes = usize::from(header.len);
+        let mut sent = ublksrv_ctrl_cmd::default();
+        sent.dev_id = header.device.map_or(u32::MAX, DeviceId::raw);
+        // The driver wants "no queue" from ADD_DEV, and looks at it nowhere else.
+        sent.queue_id = u16::MAX;
+        sent.len = header.len;
+        if lent_bytes > 0 {
+            let address = self.buffer.address(header.buffer_offset, lent_bytes);
+            sent.addr = address.ok_or(Error::Invalid { what: "a control command's buffer has at most 8192 bytes" })?;
+        }
+        sent.data = [header.data];
+        sent.dev_path_len = header.path_len;
+
+        // SAFETY: what the driver may read or write are `lent_bytes` at `sent.addr`, which lie within `self.buffer`: C1
+        // keeps that memory from everybody else until the completion was taken, and for good if it never is. Commands
+        // without a buffer have length 0. `self.fd` stays open as long as `self`.
+        let op = unsafe { WideOp::uring_cmd(&self.fd, command.raw(), words(&sent)) };
+        self.ring.push(op, self.serial)?;
+        self.lent = true;
+        let deadline = syscall::monotonic().saturating_add(patience);
+        loop {
+            while let Some(completion) = self.ring.next_completion() {
+                if completion.user_data == self.serial {
+                    self.lent = false;
+                    self.serial = self.serial.wrapping_add(1);
+                    return Errno::check(completion.result).map_err(|errno| Error::Control {
+                        command,
+                        device: header.device,
+                        errno,
+                    });
+                }
+            }
+            let left = deadline.saturating_sub(syscall::monotonic());
+            if left.is_zero() {
+                return Err(Error::TimedOut { command, device: header.device, waited: patience });
+            }
+            self.ring.submit_and_wait(Some(left))?;
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if !self.lent {
+            // SAFETY: `buffer` is not used again: this is the drop of the value that holds it. By C1 the driver does not
+            // use it either.
+            unsafe { ManuallyDrop::drop(&mut self.buffer) };
+        }
+    }
+}
+
+/// The 32 bytes of the struct, as the words of the command area.
+fn words(sent: &ublksrv_ctrl_cmd) -> [u64; 4] {
+    let [d0, d1, d2, d3] = sent.dev_id.to_ne_bytes();
+    let [q0, q1] = sent.queue_id.to_ne_bytes();
+    let [l0, l1] = sent.len.to_ne_bytes();
+    let [p0, p1] = sent.dev_path_len.to_ne_bytes();
+    let [data] = sent.data;
+    [
+        u64::from_ne_bytes([d0, d1, d2, d3, q0, q1, l0, l1]),
+        sent.addr,
+        data,
+        u64::from_ne_bytes([p0, p1, 0, 0, 0, 0, 0, 0]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+    use ublk_sys::ublksrv_ctrl_cmd;
+
+    #[test]
+    fn each_field_of_a_command_stands_at_its_byte() {
+        let mut sent = ublksrv_ctrl_cmd::default();
+        sent.dev_id = 0x0403_0201;
+        sent.queue_id = 0xffff;
+        sent.len = 0x0807;
+        sent.addr = 0x1112_1314_1516_1718;
+        sent.data = [0x2122_2324_2526_2728];
+        sent.dev_path_len = 0x3132;
+        let bytes: std::vec::Vec<u8> = words(&sent).iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(bytes[0..4], sent.dev_id.to_ne_bytes());
+        assert_eq!(bytes[4..6], [0xff, 0xff]);
+        assert_eq!(bytes[6..8], sent.len.to_ne_bytes());
+        assert_eq!(bytes[8..16], sent.addr.to_ne_bytes());
+        assert_eq!(bytes[16..24], sent.data[0].to_ne_bytes());
+        assert_eq!(bytes[24..26], sent.dev_path_len.to_ne_bytes());
+        assert_eq!(bytes[26..32], [0; 6]);
+    }
+}

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The control commands, one function each.
+//!
+//! Errors that every command shares, in the order in which the driver looks:
+//!
+//! - [`Error::Control`] with `EOPNOTSUPP`: the driver is older than the command (or than Linux 6.4, whose encoding this
+//!   crate uses).
+//! - [`Error::Control`] with `ENODEV`: there is no device of that id.
+//! - [`Error::Control`] with `EPERM`: the caller lacks `CAP_SYS_ADMIN` in the initial user namespace.
+//! - [`Error::TimedOut`], and from then on [`Error::ControlAbandoned`].
+//! - [`Error::System`] or [`Error::CompletionsLost`]: the ring failed; the handle is abandoned as after a time-out.
+
+use core::ffi::CStr;
+use core::fmt;
+
+use ublk_sys::{UBLK_FEATURES_LEN, ublk_params, ublksrv_ctrl_dev_info};
+
+use crate::control::{Control, Header};
+use crate::device_info::{DeviceInfo, NewDevice};
+use crate::error::{Command, Error};
+use crate::features::Features;
+use crate::id::{DeviceId, QueueId};
+use crate::mapping::Plain;
+use crate::params::Params;
+use crate::syscall;
+
+/// The most CPUs of a [`CpuSet`]: what Linux can be configured for on the largest machines.
+const MAX_CPUS: usize = 8192;
+
+/// A set of CPUs (`cpumask`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CpuSet {
+    bytes: [u8; MAX_CPUS / 8],
+}
+
+impl CpuSet {
+    /// The numbers of the CPUs in the set, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..8192_u32).filter(|cpu| self.contains(*cpu))
+    }
+
+    /// Whether this CPU is in the set.
+    #[must_use]
+    pub fn contains(&self, cpu: u32) -> bool {
+        // The kernel's mask is an array of longs, so on a big-endian machine the bytes of each are in the other order.
+        let flip = if cfg!(target_endian = "big") { size_of::<core::ffi::c_long>() - 1 } else { 0 };
+        let byte = usize::try_from(cpu / 8).ok().and_then(|index| self.bytes.get(index ^ flip));
+        byte.is_some_and(|byte| byte >> (cpu % 8) & 1 == 1)
+    }
+}
+
+impl fmt::Debug for CpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+impl Control {
+    /// Puts `value` at the start of the buffer, for a command that reads it or writes over it.
+    fn lend<T: Plain>(&self, value: T) -> Header {
+        let len = const { lent_len::<T>() };
+        // The buffer is larger than any T that is lent, and page-aligned.
+        let written = self.buffer.write(0, value);
+        debug_assert!(written.is_some());
+        Header { len, ..Header::default() }
+    }
+
+    /// What stands in the buffer at `offset` after the command.
+    fn take<T: Plain>(&self, offset: usize) -> Result<T, Error> {
+        self.buffer.read(offset).ok_or(Error::Invalid { what: "a control command's buffer has at most 8192 bytes" })
+    }
+
+    fn simple(&mut self, command: Command, id: DeviceId) -> Result<(), Error> {
+        let header = Header { device: Some(id), ..Header::default() };
+        self.send(command, header, self.patience).map(|_| ())
+    }
+
+    /// Asks which features the driver knows.
+    ///
+    /// # Errors
+    ///
+    /// Those of every command. `ENODEV` or `EOPNOTSUPP` here mean a Linux before 6.5, which this crate does not support.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.5. `UBLK_U_CMD_GET_FEATURES`, `ublk_ctrl_get_features()`. Needs no privilege but the open node.
+    pub fn features(&mut self) -> Result<Features, Error> {
+        const { assert!(lent_len::<u64>() == UBLK_FEATURES_LEN) };
+        let header = self.lend(0_u64);
+        self.send(Command::GET_FEATURES, header, self.patience)?;
+        self.take(0).map(Features::from_bits)
+    }
+
+    /// Adds a device: `/dev/ublkcN` exists when this returns, `/dev/ublkbN` once it is started.
+    ///
+    /// The driver gives fewer queues than asked for where there are fewer CPUs, and rounds the largest request down to
+    /// whole pages: what it returns is what counts from here on. It drops features that it does not know without a word;
+    /// here that is an error, and the device is deleted before it returns.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Invalid`]: a number outside of what the driver takes; nothing was sent.
+    /// - [`Error::Unsupported`]: the driver lacks a feature that was asked for; there is no device.
+    /// - [`Error::Control`] with `EEXIST`: the id is taken. `EINVAL`: features that exclude each other. `EPERM`: no
+    ///   `CAP_SYS_ADMIN`. `ENOMEM`, `ENOSPC`: no memory, no id.
+    /// - those of every command. After [`Error::TimedOut`] the device may exist.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0. `UBLK_U_CMD_ADD_DEV`, `ublk_ctrl_add_dev()`.
+    pub fn add(&mut self, device: &NewDevice) -> Result<DeviceInfo, Error> {
+        let sent = device.checked()?;
+        let offered = self.features()?;
+        let missing = device.asked_features().without(offered);
+        if !missing.is_empty() {
+            return Err(Error::Unsupported { missing, offered });
+        }
+        let header = Header { device: device.asked_id(), ..self.lend(sent) };
+        self.send(Command::ADD_DEV, header, self.patience)?;
+        let info = DeviceInfo::new(self.take::<ublksrv_ctrl_dev_info>(0)?);
+        if let Err(error) = check_added(&sent, &info, device.asked_features()) {
+            // Nobody else knows of it yet. If this fails too, the first error says more.
+            let _ = self.delete(info.id());
+            return Err(error);
+        }
+        Ok(info)
+    }
+
+    /// Describes a device.
+    ///
+    /// # Errors
+    ///
+    /// Those of every command. For an unprivileged device `EINVAL`: ask [`info_at`](Control::info_at) instead.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0. `UBLK_U_CMD_GET_DEV_INFO`, `ublk_ctrl_get_dev_info()`.
+    pub fn info(&mut self, id: DeviceId) -> Result<DeviceInfo, Error> {
+        let header = Header { device: Some(id), ..self.lend(ublksrv_ctrl_dev_info::default()) };
+        self.send(Command::GET_DEV_INFO, header, self.patience)?;
+        self.take(0).map(DeviceInfo::new)
+    }
+
+    /// Describes the device whose char device is at `path`, privileged or not: whoever can read the node may ask.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Invalid`]: the path has 4096 bytes or more.
+    /// - [`Error::Control`] with `EPERM`: `path` is another device's node, or none. `EACCES`: the node is not readable.
+    ///   `ENOENT` and the like: there is nothing at `path`.
+    /// - those of every command.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.3. `UBLK_U_CMD_GET_DEV_INFO2`, `ublk_ctrl_uring_cmd_permission()`.
+    pub fn info_at(&mut self, id: DeviceId, path: &CStr) -> Result<DeviceInfo, Error> {
+        let path = path.to_bytes_with_nul();
+        let too_long = Error::Invalid { what: "a path has at most 4096 bytes, its NUL included" };
+        let path_len = u16::try_from(path.len()).ok().filter(|len| *len <= 4096).ok_or(too_long)?;
+        // The answer stands right behind the path, so the path ends at a multiple of 8.
+        let payload = path.len().next_multiple_of(8);
+        let start = payload - path.len();
+        self.buffer.write_bytes(start, path).ok_or(too_long)?;
+        self.buffer.write(payload, ublksrv_ctrl_dev_info::default()).ok_or(too_long)?;
+        let header = Header {
+            device: Some(id),
+            len: path_len + const { lent_len::<ublksrv_ctrl_dev_info>() },
+            buffer_offset: start,
+            path_len,
+            data: 0,
+        };
+        self.send(Command::GET_DEV_INFO2, header, self.patience)?;
+        self.take(payload).map(DeviceInfo::new)
+    }
+
+    /// Sets a device's parameters. It has to be done once, before the device is started.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Invalid`]: the parameters contradict themselves or the device; nothing was sent.
+    /// - [`Error::Control`] with `EACCES`: the device was started. `EINVAL`: the driver does not take the parameters, and
+    ///   has forgotten those from before.
+    /// - those of every command.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0. `UBLK_U_CMD_SET_PARAMS`, `ublk_validate_params()`.
+    pub fn set_params(&mut self, device: &DeviceInfo, params: &Params) -> Result<(), Error> {
+        let sent = params.fitted(device)?;
+        let header = Header { device: Some(device.id()), ..self.lend(sent) };
+        self.send(Command::SET_PARAMS, header, self.patience).map(|_| ())
+    }
+
+    /// Asks for a device's parameters. A driver older than a parameter leaves it zero.
+    ///
+    /// # Errors
+    ///
+    /// Those of every command.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0. `UBLK_U_CMD_GET_PARAMS`, `ublk_ctrl_get_params()`. The driver marks the device numbers as set and
+    /// would refuse them in `SET_PARAMS`; [`set_params`](Control::set_params) takes the mark away.
+    pub fn params(&mut self, id: DeviceId) -> Result<Params, Error> {
+        let mut asked = ublk_params::default();
+        asked.len = u32::from(const { lent_len::<ublk_params>() });
+        let header = Header { device: Some(id), ..self.lend(asked) };
+        self.send(Command::GET_PARAMS, header, self.patience)?;
+        self.take(0).map(Params::from_driver)
+    }
+
+    /// Starts a device: `/dev/ublkbN` exists when this returns.
+    ///
+    /// It returns only when every tag of every queue was fetched, by this process, which has to have opened the char
+    /// device. On Linux 6.12 it also waits until the partition table was read, so the queues have to be served by other
+    /// threads meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Control`] with `EINVAL`: no parameters are set, or (since some Linux after 6.12) another process opened
+    ///   the char device. `EEXIST`: the device is live, or its last block device is still open somewhere. `EBUSY`: it was
+    ///   stopped, and the server has not let go of the char device.
+    /// - those of every command. [`Error::TimedOut`] where a tag was never fetched; 60 s unless
+    ///   [set](Control::set_patience).
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0. `UBLK_U_CMD_START_DEV`, `ublk_ctrl_start_dev()`.
+    pub fn start(&mut self, id: DeviceId) -> Result<(), Error> {
+        let header = Header { device: Some(id), data: syscall::process_id().into(), ..Header::default() };
+        self.send(Command::START_DEV, header, self.start_patience).map(|_| ())
+    }
+
+    /// Stops a device: the block device is gone when this returns, and every idle fetch ends.
+    ///
+    /// Dirty pages are written through the server first, so it has to serve on until then. A device that can recover
+    /// ([`Features::USER_RECOVERY`]) loses them instead: sync it before.
+    ///
+    /// # Errors
+    ///
+    /// Those of every command. [`Error::TimedOut`] where the server sits on a request: this process then cannot exit
+    /// before the request is answered or the char device let go.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0. `UBLK_U_CMD_STOP_DEV`, `ublk_ctrl_stop_dev()`.
+    pub fn stop(&mut self, id: DeviceId) -> Result<(), Error> {
+        self.simple(Command::STOP_DEV, id)
+    }
+
+    /// Deletes a device, stopping it first, and waits until its id is free.
+    ///
+    /// The id is free when nobody holds the char device or the block device any more: a thread that holds the char device
+    /// itself must not wait here.
+    ///
+    /// # Errors
+    ///
+    /// Those of every command. [`Error::TimedOut`] where somebody holds on to the device.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0. `UBLK_U_CMD_DEL_DEV`, `ublk_ctrl_del_dev()`.
+    pub fn delete(&mut self, id: DeviceId) -> Result<(), Error> {
+        self.simple(Command::DEL_DEV, id)
+    }
+
+    /// Deletes a device, stopping it first, without waiting for its id to become free.
+    ///
+    /// # Errors
+    ///
+    /// Those of every command. `EINVAL` for an unprivileged device: the driver leaves this command out of its list there.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.9. `UBLK_U_CMD_DEL_DEV_ASYNC`, `ublk_ctrl_del_dev()`.
+    pub fn delete_async(&mut self, id: DeviceId) -> Result<(), Error> {
+        self.simple(Command::DEL_DEV_ASYNC, id)
+    }
+
+    /// Asks which CPUs a queue serves, those that are offline included.
+    ///
+    /// # Errors
+    ///
+    /// Those of every command. `EINVAL`: the device has no such queue, or the machine more than 8192 CPUs.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0. `UBLK_U_CMD_GET_QUEUE_AFFINITY`, `ublk_ctrl_get_queue_affinity()`, which takes the queue from
+    /// `data[0]`, not from `queue_id`.
+    pub fn queue_affinity(&mut self, id: DeviceId, queue: QueueId) -> Result<CpuSet, Error> {
+        let mut cpus = CpuSet { bytes: [0; MAX_CPUS / 8] };
+        let header = Header {
+            device: Some(id),
+            len: const { lent_len::<CpuSet>() },
+            data: queue.raw().into(),
+            ..Header::default()
+        };
+        self.send(Command::GET_QUEUE_AFFINITY, header, self.patience)?;
+        match self.buffer.read_bytes(0, &mut cpus.bytes) {
+            Some(()) => Ok(cpus),
+            None => Err(Error::Invalid { what: "a control command's buffer has at most 8192 bytes" }),
+        }
+    }
+}
+
+/// The size of `T` in the type of `ublksrv_ctrl_cmd.len`.
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "asserted, and no const conversion exists")]
+const fn lent_len<T>() -> u16 {
+    assert!(size_of::<T>() <= 4096);
+    size_of::<T>() as u16
+}
+
+/// Compares what ADD_DEV returned with what was asked.
+fn check_added(asked: &ublksrv_ctrl_dev_info, info: &DeviceInfo, features: Features) -> Result<(), Error> {
+    let implausible = |what, value| Err(Error::Implausible { what, value });
+    let missing = features.without(info.features());
+    if !missing.is_empty() {
+        return Err(Error::Unsupported { missing, offered: info.features() });
+    }
+    if info.queues() == 0 || info.queues() > asked.nr_hw_queues {
+        return implausible("nr_hw_queues", info.queues().into());
+    }
+    if info.depth() != asked.queue_depth {
+        return implausible("queue_depth", info.depth().into());
+    }
+    if info.max_io_bytes() == 0 || info.max_io_bytes() > asked.max_io_buf_bytes {
+        return implausible("max_io_buf_bytes", info.max_io_bytes().into());
+    }
+    if asked.dev_id != u32::MAX && info.id().raw() != asked.dev_id {
+        return implausible("dev_id", info.id().raw().into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CpuSet, check_added};
+    use crate::device_info::DeviceInfo;
+    use crate::{Error, Features};
+    use std::vec::Vec;
+    use ublk_sys::ublksrv_ctrl_dev_info;
+
+    fn asked() -> ublksrv_ctrl_dev_info {
+        let mut info = ublksrv_ctrl_dev_info::default();
+        (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes, info.dev_id) = (4, 64, 1 << 20, u32::MAX);
+        info
+    }
+
+    fn returned(change: impl FnOnce(&mut ublksrv_ctrl_dev_info)) -> DeviceInfo {
+        let mut info = asked();
+        info.dev_id = 3;
+        change(&mut info);
+        DeviceInfo::new(info)
+    }
+
+    #[test]
+    fn a_feature_that_was_dropped_in_silence_is_an_error_that_names_it() {
+        let asked_features = Features::USER_COPY | Features::QUIESCE;
+        let info = returned(|info| info.flags = Features::USER_COPY.bits());
+        assert_eq!(
+            check_added(&asked(), &info, asked_features),
+            Err(Error::Unsupported { missing: Features::QUIESCE, offered: Features::USER_COPY })
+        );
+    }
+
+    #[test]
+    fn fewer_queues_are_taken_and_more_are_not() {
+        assert!(check_added(&asked(), &returned(|info| info.nr_hw_queues = 2), Features::NONE).is_ok());
+        assert!(check_added(&asked(), &returned(|info| info.nr_hw_queues = 5), Features::NONE).is_err());
+        assert!(check_added(&asked(), &returned(|info| info.nr_hw_queues = 0), Features::NONE).is_err());
+        assert!(check_added(&asked(), &returned(|info| info.queue_depth = 65), Features::NONE).is_err());
+        assert!(check_added(&asked(), &returned(|info| info.max_io_buf_bytes = 2 << 20), Features::NONE).is_err());
+    }
+
+    #[test]
+    fn a_cpu_mask_is_read_bit_by_bit() {
+        let mut set = CpuSet { bytes: [0; 1024] };
+        set.bytes[..8].copy_from_slice(&(1_u64 << 63 | 0b101).to_le_bytes());
+        if cfg!(target_endian = "little") {
+            assert_eq!(set.iter().collect::<Vec<_>>(), [0, 2, 63]);
+        }
+        assert!(!set.contains(8192));
+    }
+}

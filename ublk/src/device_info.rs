@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a device is: asked for, and as the driver made it.
+
+use core::fmt;
+
+use ublk_sys::{
+    UBLK_MAX_NR_QUEUES, UBLK_MAX_QUEUE_DEPTH, UBLK_S_DEV_DEAD, UBLK_S_DEV_FAIL_IO, UBLK_S_DEV_LIVE,
+    UBLK_S_DEV_QUIESCED, ublksrv_ctrl_dev_info, ublksrv_io_desc,
+};
+
+use crate::error::Error;
+use crate::features::Features;
+use crate::id::DeviceId;
+
+/// What a device is doing (`UBLK_S_*`, `ublksrv_ctrl_dev_info.state`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct State(u16);
+
+impl State {
+    /// Not started, or stopped: there is no block device.
+    pub const DEAD: State = State(UBLK_S_DEV_DEAD);
+    /// There is a block device with a server behind it.
+    pub const LIVE: State = State(UBLK_S_DEV_LIVE);
+    /// The server is gone, and requests wait for the next. Since Linux 6.1.
+    pub const QUIESCED: State = State(UBLK_S_DEV_QUIESCED);
+    /// The server is gone, and requests fail until the next. Since Linux 6.13.
+    pub const FAIL_IO: State = State(UBLK_S_DEV_FAIL_IO);
+
+    /// The driver's number.
+    #[must_use]
+    pub const fn raw(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            State::DEAD => f.write_str("DEAD"),
+            State::LIVE => f.write_str("LIVE"),
+            State::QUIESCED => f.write_str("QUIESCED"),
+            State::FAIL_IO => f.write_str("FAIL_IO"),
+            State(other) => write!(f, "state {other}"),
+        }
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A device as the driver describes it (`struct ublksrv_ctrl_dev_info`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct DeviceInfo(ublksrv_ctrl_dev_info);
+
+impl DeviceInfo {
+    pub(crate) const fn new(info: ublksrv_ctrl_dev_info) -> DeviceInfo {
+        DeviceInfo(info)
+    }
+
+    /// The number in `/dev/ublkcN` and `/dev/ublkbN`.
+    #[must_use]
+    pub const fn id(&self) -> DeviceId {
+        DeviceId::new(self.0.dev_id)
+    }
+
+    /// Hardware queues: what was asked for, or fewer, one for each CPU at most.
+    #[must_use]
+    pub const fn queues(&self) -> u16 {
+        self.0.nr_hw_queues
+    }
+
+    /// Requests that a queue holds at once.
+    #[must_use]
+    pub const fn depth(&self) -> u16 {
+        self.0.queue_depth
+    }
+
+    /// Bytes of the largest request, a multiple of the page size.
+    #[must_use]
+    pub const fn max_io_bytes(&self) -> u32 {
+        self.0.max_io_buf_bytes
+    }
+
+    /// What the device is doing.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        State(self.0.state)
+    }
+
+    /// What the device can do.
+    #[must_use]
+    pub const fn features(&self) -> Features {
+        Features::from_bits(self.0.flags)
+    }
+
+    /// The process that serves it, as the caller's pid namespace numbers it. Not a sign of life: a process that is
+    /// exiting is still named here.
+    #[must_use]
+    pub fn server_process(&self) -> Option<u32> {
+        u32::try_from(self.0.ublksrv_pid).ok().filter(|pid| *pid > 0)
+    }
+
+    /// User and group of whoever added it. Since Linux 6.3.
+    #[must_use]
+    pub const fn owner(&self) -> (u32, u32) {
+        (self.0.owner_uid, self.0.owner_gid)
+    }
+
+    /// Bytes from one I/O descriptor to the next. 24, but for devices with [`Features::IO_DESC_SIZE`]; before Linux 7.3
+    /// the field is padding, and not looked at.
+    pub(crate) fn descriptor_bytes(&self) -> usize {
+        if self.features().contains(Features::IO_DESC_SIZE) {
+            self.0.io_desc_size.into()
+        } else {
+            size_of::<ublksrv_io_desc>()
+        }
+    }
+}
+
+impl fmt::Debug for DeviceInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceInfo")
+            .field("id", &self.id())
+            .field("queues", &self.queues())
+            .field("depth", &self.depth())
+            .field("max_io_bytes", &self.max_io_bytes())
+            .field("state", &self.state())
+            .field("features", &self.features())
+            .field("server_process", &self.server_process())
+            .field("owner", &self.owner())
+            .finish()
+    }
+}
+
+/// A device to be added: what `ADD_DEV` is asked for.
+///
+/// ```
+/// use ublk::{DeviceId, NewDevice};
+///
+/// let device = NewDevice::new().queues(2).depth(64).id(DeviceId::new(7));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct NewDevice {
+    id: Option<DeviceId>,
+    queues: u16,
+    depth: u16,
+    max_io_bytes: u32,
+    features: Features,
+}
+
+impl Default for NewDevice {
+    fn default() -> NewDevice {
+        NewDevice::new()
+    }
+}
+
+impl NewDevice {
+    /// One queue of 128 requests of up to 512 KiB, no feature, and an id of the driver's choice.
+    pub const fn new() -> NewDevice {
+        NewDevice { id: None, queues: 1, depth: 128, max_io_bytes: 512 << 10, features: Features::NONE }
+    }
+
+    /// Asks for this id; the driver refuses with `EEXIST` where it is taken.
+    pub const fn id(mut self, id: DeviceId) -> NewDevice {
+        self.id = Some(id);
+        self
+    }
+
+    /// Hardware queues, 1 to 4096. The driver gives no more than one for each CPU.
+    pub const fn queues(mut self, queues: u16) -> NewDevice {
+        self.queues = queues;
+        self
+    }
+
+    /// Requests that each queue holds at once, 1 to 4096.
+    pub const fn depth(mut self, depth: u16) -> NewDevice {
+        self.depth = depth;
+        self
+    }
+
+    /// Bytes of the largest request, 4 KiB to 32 MiB. The driver rounds down to whole pages. Each tag gets a buffer of
+    /// this size, of which only what is used takes memory.
+    pub const fn max_io_bytes(mut self, bytes: u32) -> NewDevice {
+        self.max_io_bytes = bytes;
+        self
+    }
+
+    /// Features that the device must have. One that the driver does not give is an error.
+    pub const fn features(mut self, features: Features) -> NewDevice {
+        self.features = features;
+        self
+    }
+
+    pub(crate) const fn asked_features(&self) -> Features {
+        self.features
+    }
+
+    pub(crate) const fn asked_id(&self) -> Option<DeviceId> {
+        self.id
+    }
+
+    /// What is sent, once the numbers are such as the driver takes: it answers each of these with a bare `EINVAL`.
+    pub(crate) fn checked(&self) -> Result<ublksrv_ctrl_dev_info, Error> {
+        let invalid = |what| Err(Error::Invalid { what });
+        if !(1..=UBLK_MAX_NR_QUEUES).contains(&self.queues) {
+            return invalid("a device has 1 to 4096 queues");
+        }
+        if !(1..=UBLK_MAX_QUEUE_DEPTH).contains(&self.depth) {
+            return invalid("a queue has a depth of 1 to 4096");
+        }
+        // The driver takes any number, but then refuses every parameter block, or has no offset for the bytes past 32 MiB.
+        if !(4096..=32 << 20).contains(&self.max_io_bytes) {
+            return invalid("the largest request has 4 KiB to 32 MiB");
+        }
+        if self.id.is_some_and(|id| id.raw() >= 1 << 20) {
+            return invalid("a device id is below 1048576");
+        }
+        let mut info = ublksrv_ctrl_dev_info::default();
+        info.nr_hw_queues = self.queues;
+        info.queue_depth = self.depth;
+        info.max_io_buf_bytes = self.max_io_bytes;
+        info.dev_id = self.id.map_or(u32::MAX, DeviceId::raw);
+        info.flags = self.features.bits();
+        Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::NewDevice;
+    use crate::DeviceId;
+
+    #[test]
+    fn numbers_that_the_driver_refuses_are_refused_before_it() {
+        let refused = [
+            NewDevice::new().queues(0),
+            NewDevice::new().queues(4097),
+            NewDevice::new().depth(0),
+            NewDevice::new().depth(4097),
+            NewDevice::new().max_io_bytes(4095),
+            NewDevice::new().max_io_bytes((32 << 20) + 1),
+            NewDevice::new().id(DeviceId::new(1 << 20)),
+        ];
+        for device in refused {
+            assert!(device.checked().is_err(), "{device:?}");
+        }
+        assert_eq!(NewDevice::new().checked().unwrap().dev_id, u32::MAX);
+    }
+}

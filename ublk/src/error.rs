@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can go wrong, with the operation that did and the kernel's own errno.
+
+use core::fmt;
+use core::time::Duration;
+
+use crate::errno::Errno;
+use crate::features::Features;
+use crate::id::{DeviceId, QueueId, Tag};
+
+/// Why something was not done.
+///
+/// An errno is always the kernel's, never one of our making, and always stands beside the operation that it answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call failed.
+    System {
+        /// The call.
+        call: SystemCall,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// `/dev/ublk-control` could not be opened. `ENOENT`: the driver is not loaded (`modprobe ublk_drv`) or not built.
+    /// `EACCES`: the node belongs to root.
+    OpenControl {
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// `/dev/ublkcN` could not be opened. `EBUSY`: another server has it. `ENOENT`: there is no such device.
+    OpenCharDevice {
+        /// The device.
+        device: DeviceId,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// The driver refused a control command.
+    Control {
+        /// The command.
+        command: Command,
+        /// The device it was for; `None` where it was for none, or for one not yet numbered.
+        device: Option<DeviceId>,
+        /// The driver's answer.
+        errno: Errno,
+    },
+    /// The driver refused an I/O command. The request of that tag stays unanswered until the char device is closed.
+    Io {
+        /// The command.
+        command: Command,
+        /// The queue it was sent on.
+        queue: QueueId,
+        /// The tag it was for.
+        tag: Tag,
+        /// The driver's answer.
+        errno: Errno,
+    },
+    /// The driver lacks features that were asked for. The device was not made, or was deleted again.
+    Unsupported {
+        /// What was asked for and is not there.
+        missing: Features,
+        /// What is there.
+        offered: Features,
+    },
+    /// A value given to this crate is outside of what the kernel takes. Nothing was sent.
+    Invalid {
+        /// Which value, and its rule.
+        what: &'static str,
+    },
+    /// The kernel returned a value that cannot be right; it was not used.
+    Implausible {
+        /// Which value.
+        what: &'static str,
+        /// What it was.
+        value: u64,
+    },
+    /// The kernel did not answer a control command in time. The command may still succeed; the buffer that was lent to
+    /// it is given up, and this control handle answers nothing more.
+    TimedOut {
+        /// The command.
+        command: Command,
+        /// The device it was for; `None` where it was for none, or for one not yet numbered.
+        device: Option<DeviceId>,
+        /// How long the answer was waited for.
+        waited: Duration,
+    },
+    /// This control handle gave up on an earlier command, so its buffer and its ring cannot be trusted with another.
+    ControlAbandoned,
+    /// The submission queue has no free slot.
+    RingFull,
+    /// The kernel dropped completions for want of memory; what they completed is unknown.
+    CompletionsLost {
+        /// How many, since the ring was made.
+        lost: u32,
+    },
+    /// A thread of the server panicked, in the target or on its behalf. The panic's message went where panics go.
+    Panicked {
+        /// The queue that the thread served.
+        queue: QueueId,
+    },
+}
+
+/// A system call, and for `io_uring_register` the operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SystemCall {
+    /// `io_uring_setup(2)`. `EPERM`: `kernel.io_uring_disabled`, or a seccomp filter. `ENOSYS`: not built in, or a
+    /// filter. `EINVAL`: a set-up flag that this kernel does not have. `ENOMEM`: the locked-memory limit.
+    IoUringSetup,
+    /// `io_uring_enter(2)`.
+    IoUringEnter,
+    /// `io_uring_register(2)` with `IORING_REGISTER_ENABLE_RINGS`. `EEXIST`: another thread enabled it.
+    EnableRings,
+    /// `mmap(2)` of anonymous memory.
+    MmapAnonymous,
+    /// `mmap(2)` of the ring's own memory.
+    MmapRing,
+    /// `mmap(2)` of a queue's I/O descriptors. `EINVAL`: another process maps them already.
+    MmapDescriptors,
+    /// `madvise(2)` with `MADV_DONTFORK`.
+    Madvise,
+    /// `fcntl(2)` with `F_DUPFD_CLOEXEC`.
+    Dup,
+    /// `open(2)` of a path that the caller named.
+    Open,
+    /// `eventfd(2)`, or reading or writing one.
+    Eventfd,
+    /// `signalfd(2)`, or reading one.
+    Signalfd,
+    /// `pthread_sigmask(3)`.
+    Sigmask,
+    /// `poll(2)`.
+    Poll,
+    /// Making a thread.
+    Thread,
+}
+
+impl fmt::Display for SystemCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SystemCall::IoUringSetup => "io_uring_setup",
+            SystemCall::IoUringEnter => "io_uring_enter",
+            SystemCall::EnableRings => "io_uring_register(IORING_REGISTER_ENABLE_RINGS)",
+            SystemCall::MmapAnonymous => "mmap of memory",
+            SystemCall::MmapRing => "mmap of the ring",
+            SystemCall::MmapDescriptors => "mmap of the I/O descriptors",
+            SystemCall::Madvise => "madvise(MADV_DONTFORK)",
+            SystemCall::Dup => "fcntl(F_DUPFD_CLOEXEC)",
+            SystemCall::Open => "open",
+            SystemCall::Eventfd => "eventfd",
+            SystemCall::Signalfd => "signalfd",
+            SystemCall::Sigmask => "pthread_sigmask",
+            SystemCall::Poll => "poll",
+            SystemCall::Thread => "making a thread",
+        })
+    }
+}
+
+impl SystemCall {
+    /// The error of this call with this errno.
+    pub(crate) const fn failed(self, errno: Errno) -> Error {
+        Error::System { call: self, errno }
+    }
+}
+
+/// A command of the driver, as it stands in `cmd_op` at bytes 8 to 11 of the SQE (`UBLK_U_CMD_*`, `UBLK_U_IO_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Command(u32);
+
+macro_rules! commands {
+    ($($name:ident = $value:ident,)*) => {
+        impl Command {
+            $(
+                #[doc = concat!("`", stringify!($value), "`.")]
+                pub const $name: Command = Command(ublk_sys::$value);
+            )*
+
+            /// The C name, where this crate knows it.
+            #[must_use]
+            pub const fn name(self) -> Option<&'static str> {
+                match self.0 {
+                    $(ublk_sys::$value => Some(stringify!($value)),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    GET_QUEUE_AFFINITY = UBLK_U_CMD_GET_QUEUE_AFFINITY,
+    GET_DEV_INFO = UBLK_U_CMD_GET_DEV_INFO,
+    ADD_DEV = UBLK_U_CMD_ADD_DEV,
+    DEL_DEV = UBLK_U_CMD_DEL_DEV,
+    START_DEV = UBLK_U_CMD_START_DEV,
+    STOP_DEV = UBLK_U_CMD_STOP_DEV,
+    SET_PARAMS = UBLK_U_CMD_SET_PARAMS,
+    GET_PARAMS = UBLK_U_CMD_GET_PARAMS,
+    GET_DEV_INFO2 = UBLK_U_CMD_GET_DEV_INFO2,
+    GET_FEATURES = UBLK_U_CMD_GET_FEATURES,
+    DEL_DEV_ASYNC = UBLK_U_CMD_DEL_DEV_ASYNC,
+    FETCH_REQ = UBLK_U_IO_FETCH_REQ,
+    COMMIT_AND_FETCH_REQ = UBLK_U_IO_COMMIT_AND_FETCH_REQ,
+}
+
+impl Command {
+    /// The 32 bits of `cmd_op`.
+    #[must_use]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "command {:#x}", self.0),
+        }
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// ` for device N`, or nothing.
+struct ForDevice(Option<DeviceId>);
+
+impl fmt::Display for ForDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(device) => write!(f, " for device {device}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Error::System { call, errno } => write!(f, "{call} failed: {errno}"),
+            Error::OpenControl { errno } => {
+                write!(f, "cannot open /dev/ublk-control: {errno}")?;
+                match errno {
+                    Errno::ENOENT => {
+                        f.write_str("; the driver is not loaded (modprobe ublk_drv) or not in this kernel")
+                    }
+                    Errno::EACCES => f.write_str("; the node belongs to root"),
+                    _ => Ok(()),
+                }
+            }
+            Error::OpenCharDevice { device, errno } => {
+                write!(f, "cannot open /dev/ublkc{device}: {errno}")?;
+                match errno {
+                    Errno::EBUSY => f.write_str("; another server has it open"),
+                    _ => Ok(()),
+                }
+            }
+            Error::Control { command, device, errno } => {
+                write!(f, "the driver refused {command}{}: {errno}", ForDevice(device))
+            }
+            Error::Io { command, queue, tag, errno } => {
+                write!(f, "the driver refused {command} for queue {queue}, tag {tag}: {errno}")
+            }
+            Error::Unsupported { missing, offered } => {
+                write!(f, "this driver has no {missing} (it offers {offered})")
+            }
+            Error::Invalid { what } => f.write_str(what),
+            Error::Implausible { what, value } => write!(f, "the kernel returned {value:#x} as {what}"),
+            Error::TimedOut { command, device, waited } => {
+                write!(
+                    f,
+                    "the driver did not answer {command}{} in {} ms; it may still do it",
+                    ForDevice(device),
+                    waited.as_millis()
+                )
+            }
+            Error::ControlAbandoned => f.write_str("this control handle gave up on an earlier command"),
+            Error::RingFull => f.write_str("the submission queue is full"),
+            Error::CompletionsLost { lost } => write!(f, "the kernel dropped {lost} completions for want of memory"),
+            Error::Panicked { queue } => write!(f, "the thread of queue {queue} panicked"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, Error};
+    use crate::{DeviceId, Errno, Features};
+    use std::format;
+
+    #[test]
+    fn an_error_names_the_operation_and_the_errno() {
+        let error = Error::Control { command: Command::ADD_DEV, device: Some(DeviceId::new(3)), errno: Errno::EEXIST };
+        assert_eq!(format!("{error}"), "the driver refused UBLK_U_CMD_ADD_DEV for device 3: EEXIST (17)");
+    }
+
+    #[test]
+    fn a_missing_feature_is_named() {
+        let error = Error::Unsupported { missing: Features::BATCH_IO, offered: Features::NONE };
+        assert_eq!(format!("{error}"), "this driver has no UBLK_F_BATCH_IO (it offers 0)");
+    }
+
+    #[test]
+    fn an_error_stays_small() {
+        assert!(size_of::<Error>() <= 96);
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a driver can do, and what a device was asked to do.
+
+use crate::flag_set::flag_set;
+
+flag_set! {
+    /// Features of a driver or a device (`UBLK_F_*`, `ublksrv_ctrl_dev_info.flags`).
+    ///
+    /// The same bits have two uses: `GET_FEATURES` says what the driver knows, `ADD_DEV` what a device is to have. The
+    /// driver clears bits that it does not know without a word, so what came back is compared with what was asked.
+    Features(u64) {
+        /// The server registers a request's pages as a ring buffer. Works since Linux 6.15; the bit is older.
+        SUPPORT_ZERO_COPY = UBLK_F_SUPPORT_ZERO_COPY,
+        /// Completions run in the daemon's context. Since Linux 6.0; always set by the driver.
+        URING_CMD_COMP_IN_TASK = UBLK_F_URING_CMD_COMP_IN_TASK,
+        /// The server chooses the buffer when a WRITE arrives. Since Linux 6.0.
+        NEED_GET_DATA = UBLK_F_NEED_GET_DATA,
+        /// The block device outlives its server. Since Linux 6.1.
+        USER_RECOVERY = UBLK_F_USER_RECOVERY,
+        /// Requests that a dead server owned are sent again. Since Linux 6.1.
+        USER_RECOVERY_REISSUE = UBLK_F_USER_RECOVERY_REISSUE,
+        /// A device that an ordinary user may add. Since Linux 6.3.
+        UNPRIVILEGED_DEV = UBLK_F_UNPRIVILEGED_DEV,
+        /// Commands are encoded as ioctls are. Since Linux 6.4; always set by the driver.
+        CMD_IOCTL_ENCODE = UBLK_F_CMD_IOCTL_ENCODE,
+        /// The server copies data with `pread` and `pwrite` on the char device. Since Linux 6.5.
+        USER_COPY = UBLK_F_USER_COPY,
+        /// A zoned device. Since Linux 6.6.
+        ZONED = UBLK_F_ZONED,
+        /// Requests fail while no server is there. Since Linux 6.13.
+        USER_RECOVERY_FAIL_IO = UBLK_F_USER_RECOVERY_FAIL_IO,
+        /// The size can change while the device is live. Since Linux 6.16.
+        UPDATE_SIZE = UBLK_F_UPDATE_SIZE,
+        /// The driver registers a request's pages before it delivers the request. Since Linux 6.16.
+        AUTO_BUF_REG = UBLK_F_AUTO_BUF_REG,
+        /// A server can be asked to let go of a live device. Since Linux 6.16.
+        QUIESCE = UBLK_F_QUIESCE,
+        /// Every tag may have a thread of its own. Since Linux 6.16; set by the driver.
+        PER_IO_DAEMON = UBLK_F_PER_IO_DAEMON,
+        /// Buffers may be registered by any thread. Since Linux 6.17; set by the driver.
+        BUF_REG_OFF_DAEMON = UBLK_F_BUF_REG_OFF_DAEMON,
+        /// Commands for many requests at once. Since Linux 7.0.
+        BATCH_IO = UBLK_F_BATCH_IO,
+        /// Protection information beside the data. Since Linux 7.0.
+        INTEGRITY = UBLK_F_INTEGRITY,
+        /// `TRY_STOP_DEV` exists. Since Linux 7.0; set by the driver.
+        SAFE_STOP_DEV = UBLK_F_SAFE_STOP_DEV,
+        /// The partition table is not read when the device starts. Since Linux 7.0.
+        NO_AUTO_PART_SCAN = UBLK_F_NO_AUTO_PART_SCAN,
+        /// The client's own memory, registered before, instead of a copy. Since Linux 7.1.
+        SHMEM_ZC = UBLK_F_SHMEM_ZC,
+        /// I/O descriptors larger than 24 bytes. Since Linux 7.3.
+        IO_DESC_SIZE = UBLK_F_IO_DESC_SIZE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Features;
+    use std::format;
+
+    #[test]
+    fn unknown_bits_are_kept_and_shown() {
+        let features = Features::from_bits(1 << 40) | Features::USER_COPY;
+        assert_eq!(format!("{features}"), "UBLK_F_USER_COPY|0x10000000000");
+        assert_eq!(features.bits(), 1 << 40 | 1 << 7);
+    }
+
+    #[test]
+    fn the_missing_features_are_those_asked_for_and_not_there() {
+        let asked = Features::USER_COPY | Features::BATCH_IO;
+        assert_eq!(asked.without(Features::USER_COPY), Features::BATCH_IO);
+        assert!(!Features::USER_COPY.contains(asked));
+        assert_eq!(format!("{}", Features::NONE), "0");
+    }
+}

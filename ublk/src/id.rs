@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The three numbers that name things: device, queue, tag.
+
+use core::fmt;
+
+macro_rules! id {
+    ($(#[$meta:meta])* $name:ident($raw:ty)) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name($raw);
+
+        impl $name {
+            /// The id with this number.
+            #[must_use]
+            pub const fn new(number: $raw) -> Self {
+                Self(number)
+            }
+
+            /// The number.
+            #[must_use]
+            pub const fn raw(self) -> $raw {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+id! {
+    /// The number of a device: the `N` of `/dev/ublkcN` and `/dev/ublkbN` (`ublksrv_ctrl_cmd.dev_id`).
+    DeviceId(u32)
+}
+
+id! {
+    /// A hardware queue of a device, `0..queues` (`q_id`).
+    QueueId(u16)
+}
+
+id! {
+    /// The slot of a request in its queue, `0..depth` (`tag`).
+    Tag(u16)
+}

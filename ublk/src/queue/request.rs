@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One request of the block layer, from its delivery to its answer.
+
+use core::fmt;
+
+use ublk_sys::{
+    UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_WRITE_ZEROES, ublksrv_get_op,
+    ublksrv_io_desc,
+};
+
+use crate::errno::Errno;
+use crate::flag_set::flag_set;
+use crate::id::Tag;
+use crate::queue::Queue;
+use crate::queue::buffers::TagBuffer;
+use crate::units::Sectors;
+
+/// What a request wants done (`UBLK_IO_OP_*`, bits 0 to 7 of `op_flags`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Operation(u8);
+
+impl Operation {
+    /// Give data.
+    pub const READ: Operation = Operation(UBLK_IO_OP_READ);
+    /// Take data.
+    pub const WRITE: Operation = Operation(UBLK_IO_OP_WRITE);
+    /// Make every completed write durable. Sent only where the cache is volatile.
+    pub const FLUSH: Operation = Operation(UBLK_IO_OP_FLUSH);
+    /// The data is not needed any more. Sent only where [`Params::discard`](crate::Params::discard) was set.
+    pub const DISCARD: Operation = Operation(UBLK_IO_OP_DISCARD);
+    /// Make the range read as zeroes. Sent only where [`Params::write_zeroes`](crate::Params::write_zeroes) was set.
+    pub const WRITE_ZEROES: Operation = Operation(UBLK_IO_OP_WRITE_ZEROES);
+
+    /// The driver's number.
+    #[must_use]
+    pub const fn raw(self) -> u8 {
+        self.0
+    }
+}
+
+impl fmt::Debug for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Operation::READ => f.write_str("READ"),
+            Operation::WRITE => f.write_str("WRITE"),
+            Operation::FLUSH => f.write_str("FLUSH"),
+            Operation::DISCARD => f.write_str("DISCARD"),
+            Operation::WRITE_ZEROES => f.write_str("WRITE_ZEROES"),
+            Operation(other) => write!(f, "operation {other}"),
+        }
+    }
+}
+
+flag_set! {
+    /// Flags of a request (`UBLK_IO_F_*`, bits 8 to 31 of `op_flags`, at their own places there).
+    RequestFlags(u32) {
+        /// Do not try again after an error of the device.
+        FAILFAST_DEV = UBLK_IO_F_FAILFAST_DEV,
+        /// Do not try again after an error on the way.
+        FAILFAST_TRANSPORT = UBLK_IO_F_FAILFAST_TRANSPORT,
+        /// Do not try again after an error of the driver.
+        FAILFAST_DRIVER = UBLK_IO_F_FAILFAST_DRIVER,
+        /// Metadata of a filesystem.
+        META = UBLK_IO_F_META,
+        /// The write is durable when it completes.
+        FUA = UBLK_IO_F_FUA,
+        /// WRITE_ZEROES that must not give the space back.
+        NOUNMAP = UBLK_IO_F_NOUNMAP,
+        /// Swap.
+        SWAP = UBLK_IO_F_SWAP,
+        /// Automatic registration failed. Since Linux 6.16.
+        NEED_REG_BUF = UBLK_IO_F_NEED_REG_BUF,
+        /// There is protection information beside the data. Since Linux 7.0.
+        INTEGRITY = UBLK_IO_F_INTEGRITY,
+        /// The data is in a registered shared buffer. Since Linux 7.1.
+        SHMEM_ZC = UBLK_IO_F_SHMEM_ZC,
+    }
+}
+
+/// What a request's descriptor says, once it was found to be believable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Work {
+    pub(super) operation: Operation,
+    pub(super) flags: RequestFlags,
+    pub(super) start: Sectors,
+    pub(super) sectors: u32,
+}
+
+impl Work {
+    /// Reads a descriptor; `Err` with the name and the value of a field that cannot be true of a queue whose buffers
+    /// have `buffer_len` bytes.
+    pub(super) fn read(descriptor: &ublksrv_io_desc, buffer_len: usize) -> Result<Work, (&'static str, u64)> {
+        let operation = Operation(ublksrv_get_op(descriptor));
+        let work = Work {
+            operation,
+            // The header's ublksrv_get_flags() shifts by 8; its own constants are not shifted.
+            flags: RequestFlags::from_bits(descriptor.op_flags & !0xff),
+            start: Sectors::new(descriptor.start_sector),
+            sectors: descriptor.nr_sectors,
+        };
+        let fits = usize::try_from(work.len_bytes()).is_ok_and(|len| len <= buffer_len);
+        if work.has_data() && !fits {
+            return Err(("nr_sectors", descriptor.nr_sectors.into()));
+        }
+        let end = descriptor.start_sector.checked_add(descriptor.nr_sectors.into());
+        if end.is_none_or(|end| end > u64::MAX / 512) {
+            return Err(("start_sector", descriptor.start_sector));
+        }
+        Ok(work)
+    }
+
+    /// Whether bytes move through the tag's buffer.
+    pub(super) fn has_data(&self) -> bool {
+        matches!(self.operation, Operation::READ | Operation::WRITE)
+    }
+
+    pub(super) fn len_bytes(&self) -> u64 {
+        Sectors::new(self.sectors.into()).bytes()
+    }
+}
+
+/// A request that the server owns until it answers.
+///
+/// It is answered once, by [`complete`](Request::complete) or [`fail`](Request::fail). One that is dropped unanswered
+/// fails with `EIO`. One that is forgotten (`mem::forget`) is never answered: its client waits until the device's server
+/// is gone.
+#[derive(Debug)]
+#[must_use = "a request that is dropped unanswered fails with EIO"]
+pub struct Request<'q> {
+    queue: &'q Queue,
+    tag: Tag,
+    work: Work,
+    /// The bytes of a READ or a WRITE; empty for what has no data.
+    buffer: TagBuffer<'q>,
+    /// How much of a READ's buffer the target has filled.
+    filled: usize,
+    answered: bool,
+}
+
+impl<'q> Request<'q> {
+    pub(super) fn new(queue: &'q Queue, tag: Tag, work: Work, buffer: TagBuffer<'q>) -> Request<'q> {
+        Request { queue, tag, work, buffer, filled: 0, answered: false }
+    }
+
+    /// What is to be done.
+    #[must_use]
+    pub const fn operation(&self) -> Operation {
+        self.work.operation
+    }
+
+    /// How it is to be done.
+    #[must_use]
+    pub const fn flags(&self) -> RequestFlags {
+        self.work.flags
+    }
+
+    /// The slot that the request has in its queue.
+    #[must_use]
+    pub const fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    /// Where it starts on the disk.
+    #[must_use]
+    pub const fn start(&self) -> Sectors {
+        self.work.start
+    }
+
+    /// Where it starts on the disk, in bytes.
+    #[must_use]
+    pub const fn offset_bytes(&self) -> u64 {
+        self.work.start.bytes()
+    }
+
+    /// How long it is, in bytes. Operations without data may be longer than any buffer.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.work.len_bytes()
+    }
+
+    /// The data of a WRITE; nothing for any other operation.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        if self.work.operation == Operation::WRITE { self.buffer.bytes() } else { &[] }
+    }
+
+    /// Where the data of a READ goes; without room for any other operation.
+    #[must_use]
+    pub fn cursor(&mut self) -> ReadCursor<'_> {
+        let buffer = if self.work.operation == Operation::READ { self.buffer.bytes_mut() } else { &mut [] };
+        ReadCursor { buffer, filled: &mut self.filled }
+    }
+
+    /// Answers that all of it was done.
+    ///
+    /// What the target did not fill of a READ is zeroed first. The driver is never told of a part: Linux 7.3 takes a short
+    /// result for the whole, and older ones ask again, for ever where the result is 0.
+    pub fn complete(mut self) {
+        let unfilled = self.cursor();
+        unfilled.zero_rest();
+        // At most the buffer's 32 MiB for what has data; for the rest any value that is not negative means success.
+        self.answer(i32::try_from(self.work.len_bytes()).unwrap_or(i32::MAX));
+    }
+
+    /// Answers that it was not done, and why. The block layer passes some errnos on to its client (`EOPNOTSUPP`,
+    /// `ENOSPC`, `ETIMEDOUT`, `EILSEQ`, ...) and turns the others into `EIO`.
+    pub fn fail(mut self, errno: Errno) {
+        // 0 would be success, and no errno is.
+        self.answer(errno.raw().max(1).saturating_neg());
+    }
+
+    fn answer(&mut self, result: i32) {
+        self.answered = true;
+        self.queue.commit(self.tag, result);
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.queue.count_unanswered();
+            self.answer(Errno::EIO.raw().saturating_neg());
+        }
+    }
+}
+
+/// Where the data of a READ goes, front to back.
+///
+/// It never shows what the buffer held before: bytes are written to it, or zeroed and then handed out.
+#[derive(Debug)]
+pub struct ReadCursor<'r> {
+    buffer: &'r mut [u8],
+    filled: &'r mut usize,
+}
+
+impl ReadCursor<'_> {
+    /// Bytes that are not filled yet.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.buffer.len().saturating_sub(*self.filled)
+    }
+
+    /// Fills with as many of `bytes` as there is room for, and returns how many that were.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let rest = self.rest();
+        let count = rest.len().min(bytes.len());
+        let (into, from) = (rest.get_mut(..count).unwrap_or_default(), bytes.get(..count).unwrap_or_default());
+        into.copy_from_slice(from);
+        *self.filled += count;
+        count
+    }
+
+    /// Fills with `count` zeroes, or with as many as there is room for, and returns how many that were.
+    pub fn write_zeroes(&mut self, count: usize) -> usize {
+        let rest = self.rest();
+        let count = rest.len().min(count);
+        rest.get_mut(..count).unwrap_or_default().fill(0);
+        *self.filled += count;
+        count
+    }
+
+    /// Zeroes all that is not filled yet, counts it as filled, and hands it out to be written over.
+    pub fn zeroed(&mut self) -> &mut [u8] {
+        let start = (*self.filled).min(self.buffer.len());
+        *self.filled = self.buffer.len();
+        let rest = self.buffer.get_mut(start..).unwrap_or_default();
+        rest.fill(0);
+        rest
+    }
+
+    fn zero_rest(mut self) {
+        self.zeroed();
+    }
+
+    fn rest(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(*self.filled..).unwrap_or_default()
+    }
+}
+
+#[cfg(feature = "std")]
+impl std::io::Write for ReadCursor<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(ReadCursor::write(self, bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Operation, ReadCursor, RequestFlags, Work};
+    use crate::Sectors;
+    use ublk_sys::{UBLK_IO_F_FUA, ublksrv_io_desc};
+
+    fn descriptor(op_flags: u32, nr_sectors: u32, start_sector: u64) -> ublksrv_io_desc {
+        let mut descriptor = ublksrv_io_desc::default();
+        (descriptor.op_flags, descriptor.nr_sectors, descriptor.start_sector) = (op_flags, nr_sectors, start_sector);
+        descriptor
+    }
+
+    #[test]
+    fn a_descriptor_is_split_into_operation_flags_and_range() {
+        let work = Work::read(&descriptor(1 | UBLK_IO_F_FUA, 8, 16), 4096).unwrap();
+        assert_eq!(work.operation, Operation::WRITE);
+        assert_eq!(work.flags, RequestFlags::FUA);
+        assert_eq!((work.start, work.len_bytes()), (Sectors::new(16), 4096));
+    }
+
+    #[test]
+    fn data_longer_than_the_buffer_is_not_believed() {
+        assert_eq!(Work::read(&descriptor(0, 9, 0), 4096), Err(("nr_sectors", 9)));
+        assert_eq!(Work::read(&descriptor(1, u32::MAX, 0), 4096), Err(("nr_sectors", u32::MAX.into())));
+        // A discard moves no data, and may be as long as it likes.
+        assert!(Work::read(&descriptor(3, u32::MAX, 0), 4096).is_ok());
+    }
+
+    #[test]
+    fn a_range_past_the_last_byte_is_not_believed() {
+        assert_eq!(Work::read(&descriptor(3, 1, u64::MAX), 4096), Err(("start_sector", u64::MAX)));
+        assert!(Work::read(&descriptor(0, 1, u64::MAX / 512), 4096).is_err());
+    }
+
+    #[test]
+    fn a_cursor_fills_front_to_back_and_zeroes_the_rest() {
+        let (mut buffer, mut filled) = ([0xee_u8; 8], 0);
+        let mut cursor = ReadCursor { buffer: &mut buffer, filled: &mut filled };
+        assert_eq!(cursor.write(&[1, 2, 3]), 3);
+        assert_eq!(cursor.write_zeroes(1), 1);
+        assert_eq!(cursor.remaining(), 4);
+        assert_eq!(cursor.zeroed(), [0; 4]);
+        assert_eq!((cursor.remaining(), cursor.write(&[9])), (0, 0));
+        assert_eq!((buffer, filled), ([1, 2, 3, 0, 0, 0, 0, 0], 8));
+    }
+
+    #[test]
+    fn a_cursor_takes_no_more_than_it_has_room_for() {
+        let (mut buffer, mut filled) = ([0xee_u8; 4], 2);
+        let mut cursor = ReadCursor { buffer: &mut buffer, filled: &mut filled };
+        assert_eq!(cursor.write(&[1, 2, 3]), 2);
+        assert_eq!(buffer, [0xee, 0xee, 1, 2]);
+    }
+}

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Every system call that this crate makes. No other file calls libc's functions.
+//!
+//! Each function here is one call: arguments in Rust's types, the answer as a value or an [`Errno`], nothing retried.
+#![expect(unsafe_code, reason = "system calls; each block is one call, and says what it may touch")]
+
+use core::ffi::{CStr, c_int, c_long, c_void};
+use core::fmt;
+use core::ptr::{self, NonNull};
+use core::time::Duration;
+
+use ublk_sys::{
+    IORING_ENTER_EXT_ARG, IORING_ENTER_REGISTERED_RING, IORING_REGISTER_ENABLE_RINGS, IORING_REGISTER_RING_FDS,
+    IORING_UNREGISTER_RING_FDS, io_uring_getevents_arg, io_uring_params, io_uring_rsrc_update,
+};
+
+use crate::errno::Errno;
+use crate::units::u64_from;
+
+/// An open file descriptor, closed when dropped.
+///
+/// Every descriptor that this crate makes has close-on-exec set.
+pub struct Fd(c_int);
+
+impl fmt::Debug for Fd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fd({})", self.0)
+    }
+}
+
+impl Fd {
+    /// Opens `path` for reading and writing (`open(2)` with `O_RDWR|O_CLOEXEC`).
+    ///
+    /// # Errors
+    ///
+    /// The errno of `open(2)`.
+    pub fn open(path: &CStr) -> Result<Fd, Errno> {
+        // SAFETY: `path` is a C string that lives through the call, which writes no memory of ours.
+        owned(unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) })
+    }
+
+    /// Another descriptor of the same open file (`fcntl(2)` with `F_DUPFD_CLOEXEC`).
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`: the process has as many descriptors as it may have.
+    pub fn try_clone(&self) -> Result<Fd, Errno> {
+        // SAFETY: F_DUPFD_CLOEXEC takes and gives descriptors, and touches no memory of ours.
+        owned(unsafe { libc::fcntl(self.0, libc::F_DUPFD_CLOEXEC, 0) })
+    }
+
+    /// The descriptor's number, which is valid as long as this value lives.
+    #[must_use]
+    pub const fn raw(&self) -> i32 {
+        self.0
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // SAFETY: this value owned the descriptor, so nobody else relies on it. An error leaves it closed all the same.
+        unsafe { libc::close(self.0) };
+    }
+}
+
+#[cfg(feature = "std")]
+impl std::os::fd::AsFd for Fd {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as `self` is borrowed.
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(self.0) }
+    }
+}
+
+/// The errno that the last failed call of this thread left.
+fn last_errno() -> Errno {
+    // SAFETY: libc returns a valid pointer to this thread's errno.
+    let errno = unsafe { *libc::__errno_location() };
+    Errno::from_raw(errno)
+}
+
+/// The descriptor that a call returned, now ours.
+fn owned(returned: c_int) -> Result<Fd, Errno> {
+    if returned < 0 { Err(last_errno()) } else { Ok(Fd(returned)) }
+}
+
+/// The value that a call returned, which is negative where it failed.
+fn counted(returned: c_long) -> Result<u32, Errno> {
+    u32::try_from(returned).map_err(|_| last_errno())
+}
+
+/// `io_uring_setup(2)`: makes a ring of `entries` submission slots and writes its geometry to `params`.
+pub(crate) fn io_uring_setup(entries: u32, params: &mut io_uring_params) -> Result<Fd, Errno> {
+    let params: *mut io_uring_params = params;
+    // SAFETY: `params` points to a whole io_uring_params, borrowed for us alone while the kernel reads and writes it.
+    let returned = unsafe { libc::syscall(libc::SYS_io_uring_setup, entries, params) };
+    c_int::try_from(returned).map_or(Err(Errno::EOVERFLOW), owned)
+}
+
+/// How `io_uring_enter` finds the ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RingHandle {
+    /// By its file descriptor.
+    Fd(c_int),
+    /// By its index among the calling thread's registered rings.
+    Registered(u32),
+}
+
+/// A `struct __kernel_timespec`.
+#[repr(C)]
+struct KernelTimespec {
+    tv_sec: i64,
+    tv_nsec: i64,
+}
+
+/// `io_uring_enter(2)`: submits `to_submit` entries and waits for `min_complete` completions, for `timeout` at most.
+///
+/// What the kernel reads and writes on behalf of submitted entries was promised to it when each was made: see
+/// `ring/op.rs`.
+pub(crate) fn io_uring_enter(
+    ring: RingHandle,
+    to_submit: u32,
+    min_complete: u32,
+    flags: u32,
+    timeout: Option<Duration>,
+) -> Result<u32, Errno> {
+    let (number, flags) = match ring {
+        RingHandle::Fd(fd) => (i64::from(fd), flags),
+        RingHandle::Registered(index) => (i64::from(index), flags | IORING_ENTER_REGISTERED_RING),
+    };
+    let Some(timeout) = timeout else {
+        let none: *const c_void = ptr::null();
+        // SAFETY: the argument pointer is null and its size 0, so beyond the entries the kernel touches no memory of ours.
+        return counted(unsafe {
+            libc::syscall(libc::SYS_io_uring_enter, number, to_submit, min_complete, flags, none, 0_usize)
+        });
+    };
+    let timespec = KernelTimespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
+    let mut argument = io_uring_getevents_arg::default();
+    argument.ts = u64_from(ptr::from_ref(&timespec).addr());
+    let address = ptr::from_ref(&argument).expose_provenance();
+    ptr::from_ref(&timespec).expose_provenance();
+    let flags = flags | IORING_ENTER_EXT_ARG;
+    // SAFETY: `argument` and the timespec it points to live through the call, in which alone the kernel reads them.
+    counted(unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_enter,
+            number,
+            to_submit,
+            min_complete,
+            flags,
+            address,
+            size_of::<io_uring_getevents_arg>(),
+        )
+    })
+}
+
+/// `IORING_REGISTER_ENABLE_RINGS`: wakes a ring that was made disabled, and makes this thread its submitter.
+pub(crate) fn enable_ring(ring: &Fd) -> Result<(), Errno> {
+    let none: *const c_void = ptr::null();
+    // SAFETY: this operation takes a null argument and touches no memory of ours.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring.0, IORING_REGISTER_ENABLE_RINGS, none, 0_u32) };
+    counted(returned).map(|_| ())
+}
+
+/// `IORING_REGISTER_RING_FDS`: gives the ring an index of the calling thread's own, which spares the kernel a look-up
+/// at every enter.
+pub(crate) fn register_ring(ring: &Fd) -> Result<u32, Errno> {
+    let mut update = io_uring_rsrc_update::default();
+    update.offset = u32::MAX;
+    update.data = u64::try_from(ring.0).map_err(|_| Errno::EBADF)?;
+    let argument: *mut io_uring_rsrc_update = &mut update;
+    // SAFETY: `argument` points to one io_uring_rsrc_update, borrowed for us alone while the kernel reads and writes it.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring.0, IORING_REGISTER_RING_FDS, argument, 1_u32) };
+    match counted(returned)? {
+        1 => Ok(update.offset),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `IORING_UNREGISTER_RING_FDS`: gives the index back. Only the thread that registered can.
+pub(crate) fn unregister_ring(ring: &Fd, index: u32) -> Result<(), Errno> {
+    let mut update = io_uring_rsrc_update::default();
+    update.offset = index;
+    let argument: *mut io_uring_rsrc_update = &mut update;
+    // SAFETY: `argument` points to one io_uring_rsrc_update, borrowed for us alone while the kernel reads it.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring.0, IORING_UNREGISTER_RING_FDS, argument, 1_u32) };
+    counted(returned).map(|_| ())
+}
+
+/// What a mapping of a file may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Reading only.
+    Read,
+    /// Reading and writing.
+    ReadWrite,
+}
+
+/// `mmap(2)` of `len` bytes of private zeroed memory, at an address of the kernel's choice.
+pub(crate) fn mmap_anonymous(len: usize) -> Result<NonNull<u8>, Errno> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address that the kernel chooses replaces no memory.
+    let address = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    mapped(address)
+}
+
+/// `mmap(2)` of `len` bytes of `file` from `offset`, shared, at an address of the kernel's choice.
+pub(crate) fn mmap_file(file: &Fd, offset: u64, len: usize, access: Access) -> Result<NonNull<u8>, Errno> {
+    let protection = match access {
+        Access::Read => libc::PROT_READ,
+        Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+    };
+    let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+    // SAFETY: a new mapping at an address that the kernel chooses replaces no memory.
+    let address = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, file.0, offset) };
+    mapped(address)
+}
+
+fn mapped(address: *mut c_void) -> Result<NonNull<u8>, Errno> {
+    if address == libc::MAP_FAILED { Err(last_errno()) } else { NonNull::new(address.cast()).ok_or(Errno::ENOMEM) }
+}
+
+/// `madvise(2)` with `MADV_DONTFORK`: a forked child does not get these pages.
+///
+/// # Safety
+///
+/// The `len` bytes at `address` are one mapping that the caller owns.
+pub(crate) unsafe fn dont_fork(address: NonNull<u8>, len: usize) -> Result<(), Errno> {
+    // SAFETY: the caller owns the mapping, and MADV_DONTFORK changes nothing in this process.
+    let returned = unsafe { libc::madvise(address.as_ptr().cast(), len, libc::MADV_DONTFORK) };
+    if returned == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// `munmap(2)`.
+///
+/// # Safety
+///
+/// The `len` bytes at `address` are one mapping that the caller owns, and nothing uses them after this call.
+pub(crate) unsafe fn munmap(address: NonNull<u8>, len: usize) {
+    // SAFETY: the caller owns the mapping, and it is not used again.
+    // The call fails only for arguments that are no mapping's, which the caller excludes.
+    unsafe { libc::munmap(address.as_ptr().cast(), len) };
+}
+
+/// Bytes of a page (`sysconf(_SC_PAGESIZE)`).
+pub(crate) fn page_bytes() -> usize {
+    // SAFETY: sysconf touches no memory of ours.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    // POSIX has it at 1 or more; every Linux page is a power of two.
+    usize::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
+}
+
+/// `getpid(2)`.
+pub(crate) fn process_id() -> u32 {
+    // SAFETY: getpid always succeeds and touches no memory of ours.
+    let pid = unsafe { libc::getpid() };
+    pid.unsigned_abs()
+}
+
+/// Time since some moment before the program began (`clock_gettime(2)` with `CLOCK_MONOTONIC`).
+pub(crate) fn monotonic() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let pointer: *mut libc::timespec = &mut now;
+    // SAFETY: `pointer` points to one timespec, borrowed for us alone while the kernel writes it.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, pointer) };
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// `nanosleep(2)`, shorter where a signal arrives.
+pub(crate) fn sleep(time: Duration) {
+    let request = libc::timespec {
+        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::try_from(time.subsec_nanos()).unwrap_or(0),
+    };
+    let pointer: *const libc::timespec = &request;
+    // SAFETY: `pointer` points to one timespec that lives through the call; the remaining time is not asked for.
+    unsafe { libc::nanosleep(pointer, ptr::null_mut()) };
+}
+
+/// `eventfd(2)`, not blocking.
+#[cfg(feature = "std")]
+pub(crate) fn eventfd() -> Result<Fd, Errno> {
+    // SAFETY: eventfd touches no memory of ours.
+    owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}
+
+/// `write(2)` of 1 to an eventfd.
+#[cfg(feature = "std")]
+pub(crate) fn write_event(event: &Fd) -> Result<(), Errno> {
+    let one = 1_u64.to_ne_bytes();
+    // SAFETY: `one` has its 8 bytes through the call, which only reads them.
+    let written = unsafe { libc::write(event.0, one.as_ptr().cast(), one.len()) };
+    if written < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// `read(2)` of an eventfd's counter, which it sets to 0.
+#[cfg(feature = "std")]
+pub(crate) fn read_event(event: &Fd) -> Result<(), Errno> {
+    let mut count = [0; 8];
+    // SAFETY: `count` has its 8 bytes, borrowed for us alone while the kernel writes them.
+    let read = unsafe { libc::read(event.0, count.as_mut_ptr().cast(), count.len()) };
+    if read < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// `poll(2)` until one of the descriptors can be read, for as long as it takes.
+#[cfg(feature = "std")]
+pub(crate) fn poll(first: &Fd, second: Option<&Fd>) -> Result<(), Errno> {
+    // A negative descriptor is passed over.
+    let second = second.map_or(-1, Fd::raw);
+    let mut fds = [first.0, second].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    // SAFETY: `fds` has its 2 elements, borrowed for us alone while the kernel writes them.
+    let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) };
+    if ready < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// The signals that a thread had blocked.
+#[cfg(feature = "std")]
+pub(crate) struct SignalMask(libc::sigset_t);
+
+#[cfg(feature = "std")]
+impl fmt::Debug for SignalMask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignalMask").finish_non_exhaustive()
+    }
+}
+
+/// SIGINT and SIGTERM.
+#[cfg(feature = "std")]
+fn stop_signals() -> libc::sigset_t {
+    let mut set = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is one sigset_t, borrowed for us alone; sigemptyset initialises the whole of it.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: sigemptyset has initialised it.
+    let mut set = unsafe { set.assume_init() };
+    let pointer: *mut libc::sigset_t = &mut set;
+    // SAFETY: `pointer` points to an initialised set, borrowed for us alone.
+    unsafe { libc::sigaddset(pointer, libc::SIGINT) };
+    // SAFETY: as above.
+    unsafe { libc::sigaddset(pointer, libc::SIGTERM) };
+    set
+}
+
+/// `pthread_sigmask(3)`: blocks SIGINT and SIGTERM in this thread, and returns what was blocked before.
+#[cfg(feature = "std")]
+pub(crate) fn block_stop_signals() -> Result<SignalMask, Errno> {
+    let set = stop_signals();
+    let mut before = stop_signals();
+    let pointer: *mut libc::sigset_t = &mut before;
+    // SAFETY: both point to initialised sets that live through the call; `before` is borrowed for us alone.
+    let errno = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, pointer) };
+    if errno == 0 { Ok(SignalMask(before)) } else { Err(Errno::from_raw(errno)) }
+}
+
+/// `pthread_sigmask(3)`: blocks what was blocked before.
+#[cfg(feature = "std")]
+pub(crate) fn restore_signals(before: &SignalMask) -> Result<(), Errno> {
+    // SAFETY: the set is initialised and lives through the call; the old mask is not asked for.
+    let errno = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before.0, ptr::null_mut()) };
+    if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno)) }
+}
+
+/// `signalfd(2)` for SIGINT and SIGTERM, not blocking.
+#[cfg(feature = "std")]
+pub(crate) fn stop_signalfd() -> Result<Fd, Errno> {
+    let set = stop_signals();
+    // SAFETY: the set is initialised and lives through the call, which only reads it.
+    owned(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })
+}
+
+/// `read(2)` of a signalfd: the number of a signal that came.
+#[cfg(feature = "std")]
+pub(crate) fn read_signal(signals: &Fd) -> Result<i32, Errno> {
+    let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    // SAFETY: `info` has all its bytes, borrowed for us alone while the kernel writes them.
+    let read = unsafe { libc::read(signals.0, info.as_mut_ptr().cast(), info.len()) };
+    if read < 0 {
+        return Err(last_errno());
+    }
+    // `ssi_signo`, the first field.
+    let [n0, n1, n2, n3, ..] = info;
+    i32::try_from(u32::from_ne_bytes([n0, n1, n2, n3])).map_err(|_| Errno::EINVAL)
+}
