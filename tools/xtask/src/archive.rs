@@ -68,12 +68,26 @@ impl Suite {
         Ok(found)
     }
 
-    /// Fetches `packages` and unpacks them all into `to`.
+    /// Fetches the packages that `choose` picks from the suite and unpacks them all into `to`.
     ///
-    /// Where the archive has moved on since the list was fetched, the error says so to whoever may look anew
-    /// ([`Suite::update`]) and try again.
-    pub(crate) fn unpack(&self, packages: &[Package], to: &Path) -> Result<()> {
-        workspace::folder(to)?;
+    /// The list of packages may be old: where it lacks something, or something that it names is gone, it is fetched anew.
+    /// Returns false where the suite does not have what is wanted.
+    pub(crate) fn unpack(&self, choose: impl Fn(&Self) -> Result<Option<Vec<Package>>>, to: &Path) -> Result<bool> {
+        if let Some(packages) = choose(self)? {
+            if self.unpack_these(&packages, to).is_ok() {
+                return Ok(true);
+            }
+            self.update()?;
+        } else {
+            self.refresh()?;
+        }
+        match choose(self)? {
+            Some(packages) => self.unpack_these(&packages, to).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn unpack_these(&self, packages: &[Package], to: &Path) -> Result<()> {
         let debs = to.join("debs");
         workspace::folder(&debs)?;
         for package in packages {
@@ -235,26 +249,30 @@ fn failed(command: &Command, complaint: &[u8]) -> Failure {
     Failure::new(format!("`{}` failed\n{}", words.join(" "), String::from_utf8_lossy(complaint)))
 }
 
-/// A folder that appears whole or not at all: filled under another name, then renamed.
+/// A folder that appears whole or not at all: filled in another place, then renamed.
 ///
-/// What an interrupted run left behind is removed, what another run is filling is not.
-pub(crate) fn whole_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let parent = folder.parent().unwrap_or(folder);
-    workspace::folder(parent)?;
-    remove_abandoned(parent)?;
+/// What an interrupted run left behind is removed, what another run is filling is not. Where `fill` returns false there
+/// is nothing to keep, and no folder.
+pub(crate) fn whole_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<bool>) -> Result<bool> {
+    let drafts = workspace::kept("drafts");
+    workspace::folder(&drafts)?;
+    remove_abandoned(&drafts)?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let draft = parent.join(format!(".{}.{name}", process::id()));
-    if let Err(failure) = fill(&draft) {
+    let draft = drafts.join(format!(".{}.{name}", process::id()));
+    workspace::folder(&draft)?;
+    let filled = fill(&draft);
+    if !matches!(filled, Ok(true)) {
         // What cannot be removed now is removed by the next run.
         let _ = fs::remove_dir_all(&draft);
-        return Err(failure);
+        return filled;
     }
     let seal = draft.join(SEAL);
     fs::write(&seal, contents(&draft)?).context(|| format!("cannot write {}", seal.display()))?;
     if folder.exists() {
         fs::remove_dir_all(folder).context(|| format!("cannot remove {}", folder.display()))?;
     }
-    fs::rename(&draft, folder).context(|| format!("cannot name {}", folder.display()))
+    workspace::folder(folder.parent().unwrap_or(folder))?;
+    fs::rename(&draft, folder).map(|()| true).context(|| format!("cannot name {}", folder.display()))
 }
 
 /// Whether `folder` still holds what it was filled with, by the sizes of its files.

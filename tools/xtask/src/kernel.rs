@@ -103,26 +103,15 @@ impl Kernel {
     fn fetch(series: Series) -> Result<Option<Self>> {
         for name in suites(series) {
             let suite = Suite::open(name)?;
-            let mut packages = newest(&image_packages(&suite)?, series);
-            if packages.is_none() {
-                // The list may be older than the series.
-                suite.refresh()?;
-                packages = newest(&image_packages(&suite)?, series);
-            }
-            let Some(packages) = packages else { continue };
             let folder = folder(series);
-            archive::whole_folder(&folder, |draft| {
+            let found = archive::whole_folder(&folder, |draft| {
                 let raw = draft.join("unpacked");
-                if suite.unpack(&packages, &raw).is_err() {
-                    // A suite that moved on no longer has the packages of an older list.
-                    suite.update()?;
-                    let packages = newest(&image_packages(&suite)?, series)
-                        .ok_or_else(|| Failure::new(format!("{name} has lost its kernels of series {series}")))?;
-                    suite.unpack(&packages, &raw)?;
-                }
-                lay_out(&raw, draft)
+                let found = suite.unpack(|suite| Ok(newest(&image_packages(suite)?, series)), &raw)?;
+                if found { lay_out(&raw, draft).map(|()| true) } else { Ok(false) }
             })?;
-            return Ok(Some(Self::in_folder(series, &folder)));
+            if found {
+                return Ok(Some(Self::in_folder(series, &folder)));
+            }
         }
         Ok(None)
     }

@@ -55,6 +55,29 @@ pub(crate) struct Machine {
     pub(crate) verbose: bool,
 }
 
+/// How long the command may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Timeout {
+    Whole(Duration),
+    /// It may take as long as it likes, and be silent for so long.
+    Silence(Duration),
+}
+
+impl Timeout {
+    fn duration(self) -> Duration {
+        match self {
+            Self::Whole(duration) | Self::Silence(duration) => duration,
+        }
+    }
+
+    fn complaint(self) -> String {
+        match self {
+            Self::Whole(duration) => format!("the command was not done after {} s", duration.as_secs()),
+            Self::Silence(duration) => format!("the guest said nothing for {} s", duration.as_secs()),
+        }
+    }
+}
+
 /// Which of the command's two outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
@@ -107,7 +130,7 @@ impl Machine {
     /// Boots, runs the command that is in the initial file system, and hands its output to `heard` as it comes.
     pub(crate) fn run(
         &self,
-        timeout: Duration,
+        timeout: Timeout,
         mut heard: impl FnMut(Stream, &[u8]) -> io::Result<()>,
     ) -> Result<Ending> {
         let mut boot = 1;
@@ -224,7 +247,7 @@ impl Run {
         Ok(Self { qemu, events, console: Vec::new(), _folder: folder })
     }
 
-    fn watch(&mut self, timeout: Duration, heard: &mut impl FnMut(Stream, &[u8]) -> io::Result<()>) -> Result<Watched> {
+    fn watch(&mut self, timeout: Timeout, heard: &mut impl FnMut(Stream, &[u8]) -> io::Result<()>) -> Result<Watched> {
         let started = Instant::now();
         let mut deadline = started + BOOT;
         let mut phase = Phase::Booting;
@@ -255,7 +278,7 @@ impl Run {
                         continue;
                     }
                     Phase::Reporting => {
-                        return Ok(Watched::Ending(Ending::Lost(self.lost(timed_out(timeout), report))));
+                        return Ok(Watched::Ending(Ending::Lost(self.lost(timeout.complaint(), report))));
                     }
                     Phase::Exited { .. } => {
                         let why = format!("{out} bytes of output and {err} of error output arrived, and not the rest");
@@ -268,6 +291,9 @@ impl Run {
                 Event::Bytes(stream, bytes) => {
                     let count = if stream == Stream::Output { &mut out } else { &mut err };
                     *count += u64::try_from(bytes.len()).unwrap_or_default();
+                    if let (Timeout::Silence(duration), Phase::Running) = (timeout, &phase) {
+                        deadline = Instant::now() + duration;
+                    }
                     heard(stream, &bytes).context(|| "cannot pass on what the command printed".to_owned())?;
                 }
                 Event::Agent(port) => agent = Some(port),
@@ -275,7 +301,7 @@ impl Run {
                     match (record.split_once(' ').map_or(record.as_str(), |(word, _)| word), &phase) {
                         ("mark", Phase::Booting) => {
                             phase = Phase::Running;
-                            deadline = Instant::now() + timeout;
+                            deadline = Instant::now() + timeout.duration();
                         }
                         ("exit", Phase::Running | Phase::Reporting) => {
                             phase =
@@ -287,7 +313,7 @@ impl Run {
                             report.push('\n');
                         }
                         ("reported", Phase::Reporting) => {
-                            return Ok(Watched::Ending(Ending::Lost(self.lost(timed_out(timeout), report))));
+                            return Ok(Watched::Ending(Ending::Lost(self.lost(timeout.complaint(), report))));
                         }
                         _ => {}
                     }
@@ -299,7 +325,7 @@ impl Run {
                             let why = format!("the machine ended before the guest was up (QEMU: {status})");
                             Watched::NotBooted(self.lost(why, report))
                         }
-                        Phase::Reporting => Watched::Ending(Ending::Lost(self.lost(timed_out(timeout), report))),
+                        Phase::Reporting => Watched::Ending(Ending::Lost(self.lost(timeout.complaint(), report))),
                         Phase::Running | Phase::Exited { .. } => {
                             let why = format!("the machine ended before the command did (QEMU: {status})");
                             Watched::Ending(Ending::Lost(self.lost(why, report)))
@@ -334,10 +360,6 @@ enum Phase {
         out: u64,
         err: u64,
     },
-}
-
-fn timed_out(timeout: Duration) -> String {
-    format!("the command was not done after {} s", timeout.as_secs())
 }
 
 /// Reads `exit STATUS OUT ERR`.

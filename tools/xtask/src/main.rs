@@ -8,20 +8,32 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 mod archive;
+mod checks;
 mod cpio;
 mod failure;
 mod guest_agent;
 mod guest_report;
+mod guest_tests;
+mod headers;
 mod initramfs;
 mod kernel;
+mod libtest;
 mod machine;
+mod machine_tests;
 mod modules;
+mod msrv;
 mod packages;
+mod tally;
+mod test;
 mod vm;
 mod workspace;
 
 const HELP: &str = "\
 The project's own commands. Each fetches and builds what it needs, under target/.
+
+cargo xtask test [--quick] [FILTER]
+    Checks form, lints and documents, runs every test that can run here, and the ring and device tests in virtual
+    machines. --quick: on one kernel, and not with the oldest compiler. FILTER: only tests with that in their names.
 
 cargo xtask vm [OPTION]... -- COMMAND [ARG]...
     Boots a stock Debian kernel in a virtual machine and runs COMMAND there as root, with this project's release
@@ -43,6 +55,8 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let (name, outcome) = match command.to_str().unwrap_or_default() {
         "vm" => ("xtask vm", vm::Wanted::parse(arguments).and_then(|wanted| vm::run(&wanted))),
+        "test" => ("xtask test", test::Wanted::parse(arguments).and_then(|wanted| test::run(&wanted))),
+        "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),
         "" | "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -11,7 +11,7 @@ use crate::failure::{Context, Failure, Result};
 use crate::guest_agent;
 use crate::initramfs::Initramfs;
 use crate::kernel::{Kernel, Series};
-use crate::machine::{Acceleration, Ending, Machine, Scratch, Stream};
+use crate::machine::{Acceleration, Ending, Machine, Scratch, Stream, Timeout};
 use crate::modules::Modules;
 use crate::packages;
 use crate::workspace;
@@ -168,7 +168,7 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     for add in &wanted.add {
         guest.files.add(add)?;
     }
-    let ending = guest.run(&wanted.command, wanted.timeout, |stream, bytes| match stream {
+    let ending = guest.run(&wanted.command, Timeout::Whole(wanted.timeout), |stream, bytes| match stream {
         Stream::Output => print(&mut io::stdout().lock(), bytes),
         Stream::Error => print(&mut io::stderr().lock(), bytes),
     })?;
@@ -237,7 +237,7 @@ impl Guest {
     pub(crate) fn run(
         &mut self,
         command: &[OsString],
-        timeout: Duration,
+        timeout: Timeout,
         heard: impl FnMut(Stream, &[u8]) -> io::Result<()>,
     ) -> Result<Ending> {
         self.files.file(guest_agent::COMMAND_FILE, 0o644, guest_agent::command_file(command)?);
