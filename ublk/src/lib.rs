@@ -3,6 +3,7 @@
 //!
 //! Being written.
 #![no_std]
+#![warn(clippy::alloc_instead_of_core, clippy::std_instead_of_core)]
 
 #[cfg(any(feature = "std", test))]
 extern crate std;

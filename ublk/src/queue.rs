@@ -238,28 +238,28 @@ impl Queue {
     ///
     /// The completion of `UBLK_U_IO_FETCH_REQ` or `UBLK_U_IO_COMMIT_AND_FETCH_REQ` is the delivery.
     pub fn next_request(&self) -> Result<Option<Request<'_>>, Error> {
-        loop {
-            let Some(tag) = self.next_delivery()? else { return Ok(None) };
-            let descriptor = self.descriptors.read(tag).unwrap_or_default();
-            match Work::read(&descriptor, self.buffers.len()) {
-                Ok(work) => {
-                    let len = if work.has_data() { usize::try_from(work.len_bytes()).unwrap_or(0) } else { 0 };
-                    // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in
-                    // flight (Q1), and none is staged before this request is answered, which consumes it and with it this
-                    // TagBuffer. No other TagBuffer of the tag lives (Q2).
-                    let buffer = unsafe { self.buffers.lend(tag, len) };
-                    if let Some(buffer) = buffer {
-                        return Ok(Some(Request::new(self, tag, work, buffer)));
-                    }
-                    self.commit(tag, Errno::EIO.raw().saturating_neg());
-                    return Err(Error::Implausible { what: "tag", value: tag.raw().into() });
-                }
-                Err((what, value)) => {
-                    self.commit(tag, Errno::EIO.raw().saturating_neg());
-                    return Err(Error::Implausible { what, value });
-                }
+        let Some(tag) = self.next_delivery()? else { return Ok(None) };
+        match self.delivered(tag) {
+            Ok(request) => Ok(Some(request)),
+            Err((what, value)) => {
+                self.commit(tag, Errno::EIO.raw().saturating_neg());
+                Err(Error::Implausible { what, value })
             }
         }
+    }
+
+    /// The request of a tag that `next_delivery` has just returned; `Err` with the name and the value of what in its
+    /// descriptor cannot be true.
+    fn delivered(&self, tag: Tag) -> Result<Request<'_>, (&'static str, u64)> {
+        let outside = ("tag", tag.raw().into());
+        let descriptor = self.descriptors.read(tag).ok_or(outside)?;
+        let work = Work::read(&descriptor, self.buffers.len())?;
+        let len = if work.has_data() { usize::try_from(work.len_bytes()).map_err(|_| outside)? } else { 0 };
+        // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in flight (Q1),
+        // and none is staged before this request is answered, which consumes it and with it this TagBuffer. No other
+        // TagBuffer of the tag lives (Q2).
+        let buffer = unsafe { self.buffers.lend(tag, len) }.ok_or(outside)?;
+        Ok(Request::new(self, tag, work, buffer))
     }
 
     /// Takes completions until one delivers a request.

@@ -5,10 +5,11 @@
 
 mod stop;
 
+use core::panic::AssertUnwindSafe;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::format;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic;
 use std::sync::mpsc;
 use std::thread;
 use std::vec::Vec;

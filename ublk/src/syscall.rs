@@ -73,8 +73,10 @@ impl std::os::fd::AsFd for Fd {
 
 /// The errno that the last failed call of this thread left.
 fn last_errno() -> Errno {
-    // SAFETY: libc returns a valid pointer to this thread's errno.
-    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: the function has no precondition.
+    let location = unsafe { libc::__errno_location() };
+    // SAFETY: it returned the place of this thread's errno, which lives as long as the thread.
+    let errno = unsafe { *location };
     Errno::from_raw(errno)
 }
 
@@ -277,7 +279,7 @@ pub(crate) fn monotonic() -> Duration {
 pub(crate) fn sleep(time: Duration) {
     let request = libc::timespec {
         tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: libc::c_long::try_from(time.subsec_nanos()).unwrap_or(0),
+        tv_nsec: i32::try_from(time.subsec_nanos()).unwrap_or(0).into(),
     };
     let pointer: *const libc::timespec = &request;
     // SAFETY: `pointer` points to one timespec that lives through the call; the remaining time is not asked for.

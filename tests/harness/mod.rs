@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A device served by a thread of the test, and how a client sees it.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use ublk::{Control, DeviceId, DeviceInfo, Error, NewDevice, Params, Request, Server, StopHandle, Stopped};
+
+/// A device that is live, served by a thread of this process.
+pub struct Served {
+    pub info: DeviceInfo,
+    stop: StopHandle,
+    thread: JoinHandle<Result<Stopped, Error>>,
+}
+
+/// Serves a device; returns when it is live, or with the reason why it is not.
+pub fn serve<T>(device: NewDevice, params: Params, target: T) -> Result<Served, Error>
+where
+    T: Fn(Request<'_>) + Send + Sync + 'static,
+{
+    let stop = StopHandle::new()?;
+    let server = Server::new(device, params).stop_on(&stop);
+    let (live, is_live) = mpsc::channel();
+    let thread = thread::spawn(move || server.run(target, move |info| live.send(*info).unwrap()));
+    match is_live.recv() {
+        Ok(info) => Ok(Served { info, stop, thread }),
+        // The server dropped the sender: it never got so far.
+        Err(mpsc::RecvError) => Err(thread.join().unwrap().unwrap_err()),
+    }
+}
+
+impl Served {
+    pub fn id(&self) -> DeviceId {
+        self.info.id()
+    }
+
+    pub fn block_path(&self) -> String {
+        format!("/dev/ublkb{}", self.id())
+    }
+
+    /// The block device, past the page cache: each read and write is a request.
+    pub fn open_direct(&self) -> File {
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(self.block_path()).unwrap()
+    }
+
+    pub fn stop(self) -> Result<Stopped, Error> {
+        self.stop.stop();
+        self.join()
+    }
+
+    /// Waits for the server to end by itself.
+    pub fn join(self) -> Result<Stopped, Error> {
+        self.thread.join().unwrap()
+    }
+}
+
+/// Whether there is a device of this id.
+pub fn exists(control: &mut Control, id: DeviceId) -> bool {
+    control.info(id).is_ok()
+}
+
+/// Every `/dev/ublk*` node but the control device.
+pub fn nodes() -> Vec<String> {
+    let names = std::fs::read_dir("/dev").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut nodes: Vec<String> =
+        names.filter(|name| name.starts_with("ublk") && name != "ublk-control").collect();
+    nodes.sort();
+    nodes
+}
+
+/// A buffer that O_DIRECT takes: its bytes start at a multiple of 4096.
+pub struct Aligned {
+    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    pub fn filled(len: usize, value: u8) -> Aligned {
+        let bytes = vec![value; len + 4096];
+        let start = bytes.as_ptr().align_offset(4096);
+        Aligned { bytes, start, len }
+    }
+}
+
+impl std::ops::Deref for Aligned {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.len]
+    }
+}
+
+impl std::ops::DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + self.len]
+    }
+}
