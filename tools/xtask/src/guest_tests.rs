@@ -42,6 +42,9 @@ const LEAVING: Duration = Duration::from_secs(5);
 /// So much of what a test printed is shown.
 const OUTPUT_SHOWN: u64 = 64 << 10;
 
+/// So many of the kernel's messages are shown.
+const NEWS_SHOWN: usize = 400;
+
 /// How long a test may take.
 pub(crate) fn deadline(name: &str) -> Duration {
     Duration::from_secs(if name.ends_with("_slow") { 600 } else { 120 })
@@ -57,7 +60,8 @@ pub(crate) fn run() -> Result<()> {
         let started = Instant::now();
         let mut verdict = run_one(target, name)?;
         let taken = started.elapsed().as_millis();
-        for alarm in kernel.news().iter().filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm))) {
+        let news = kernel.news();
+        if let Some(alarm) = news.iter().find(|line| ALARMS.iter().any(|alarm| line.contains(alarm))) {
             verdict.text.push_str(&format!("the kernel said: {alarm}\n"));
             verdict.passed = false;
         }
@@ -67,8 +71,8 @@ pub(crate) fn run() -> Result<()> {
             verdict.passed = false;
         }
         if !verdict.passed {
-            verdict.text.push_str("--- dmesg, the end of it\n");
-            verdict.text.push_str(&last_lines(&guest_report::dmesg(), 60));
+            verdict.text.push_str("--- dmesg since the test's start\n");
+            verdict.text.push_str(&news[news.len().saturating_sub(NEWS_SHOWN)..].join("\n"));
             for line in verdict.text.lines() {
                 say(&format!("text {line}"))?;
             }
@@ -123,7 +127,7 @@ fn run_one(target: &str, name: &str) -> Result<Verdict> {
     let hung = status.is_err();
     if hung {
         text.push_str(&format!("not done after {} s\n", allowed.as_secs()));
-        text.push_str(&guest_report::stacks(|task| task.state == 'D' || (task.has_program && task.process > 1)));
+        text.push_str(&guest_report::stacks(|task| task.state == 'D' || (task.has_program && task.process >= process)));
     }
     kill_group(process);
     if hung {
@@ -171,11 +175,6 @@ fn tail(file: &mut File) -> io::Result<String> {
         text.push('\n');
     }
     Ok(text)
-}
-
-fn last_lines(text: &str, count: usize) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..].iter().flat_map(|line| [*line, "\n"]).collect()
 }
 
 /// The nodes of block devices that are still there once they had time to go.
