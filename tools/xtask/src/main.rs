@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The project's own commands, called as `cargo xtask COMMAND`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
-#![allow(dead_code, reason = "being written")]
 
 use std::env;
 use std::ffi::OsString;
@@ -10,6 +9,7 @@ use std::process::ExitCode;
 mod archive;
 mod checks;
 mod cpio;
+mod demo;
 mod failure;
 mod guest_agent;
 mod guest_report;
@@ -30,6 +30,10 @@ mod workspace;
 
 const HELP: &str = "\
 The project's own commands. Each fetches and builds what it needs, under target/.
+
+cargo xtask demo [--here]
+    Serves a RAM disk, makes a file system on it, copies the kernel's header files in, checks the file system, and
+    compares every file: in a virtual machine, or with --here on this machine's own driver (it asks first).
 
 cargo xtask test [--quick] [FILTER]
     Checks form, lints and documents, runs every test that can run here, and the ring and device tests in virtual
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     let (name, outcome) = match command.to_str().unwrap_or_default() {
         "vm" => ("xtask vm", vm::Wanted::parse(arguments).and_then(|wanted| vm::run(&wanted))),
+        "demo" => ("xtask demo", demo::Wanted::parse(arguments).and_then(demo::run)),
         "test" => ("xtask test", test::Wanted::parse(arguments).and_then(|wanted| test::run(&wanted))),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),

@@ -178,7 +178,7 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     }
 }
 
-fn print(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn print(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.write_all(bytes)?;
     to.flush()
 }
@@ -202,7 +202,11 @@ impl Guest {
         files.directory("usr/lib/xtask/modules");
         if let Some(modules) = &kernel.modules {
             let modules = Modules::below(modules)?;
-            let names: &[&str] = if wanted.disks.is_empty() { &["ublk_drv"] } else { &["ublk_drv", "virtio_blk"] };
+            // A kernel that has one of these built in, or not at all, has no such file.
+            let mut names = vec!["virtio_pci", "virtio_console", "ublk_drv"];
+            if !wanted.disks.is_empty() {
+                names.push("virtio_blk");
+            }
             let mut order = Vec::new();
             for name in names {
                 for (module, bytes) in modules.load_order(name)? {
