@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A device served by a thread of the test, and how a client sees it.
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
 
 use std::fs::{File, OpenOptions};
@@ -66,8 +66,7 @@ pub fn exists(control: &mut Control, id: DeviceId) -> bool {
 /// Every `/dev/ublk*` node but the control device.
 pub fn nodes() -> Vec<String> {
     let names = std::fs::read_dir("/dev").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut nodes: Vec<String> =
-        names.filter(|name| name.starts_with("ublk") && name != "ublk-control").collect();
+    let mut nodes: Vec<String> = names.filter(|name| name.starts_with("ublk") && name != "ublk-control").collect();
     nodes.sort();
     nodes
 }

@@ -311,14 +311,8 @@ impl<K: Kind> Ring<K> {
             self.cq.check_lost(&self.shared)?;
             // Where something was submitted, the kernel does not say how the wait ended: the queue itself does.
             let ready = self.cq.has_some(&self.shared);
-            match entered {
-                Ok(0) if staged > 0 && !ready => return Err(TOOK_NOTHING),
-                // The kernel took a part and did not wait.
-                Ok(taken) if taken < staged && !ready => {}
-                Ok(_) | Err(Errno::EINTR | Errno::ETIME | Errno::EBUSY) if ready => return Ok(Wake::Completions),
-                Ok(_) | Err(Errno::EINTR) => return Ok(Wake::Interrupted),
-                Err(Errno::ETIME) => return Ok(Wake::TimedOut),
-                Err(errno) => return Err(SystemCall::IoUringEnter.failed(errno)),
+            if let Some(outcome) = after_enter(entered, staged, ready) {
+                return outcome;
             }
         }
     }
@@ -348,7 +342,53 @@ impl<K: Kind> Drop for Ring<K> {
     }
 }
 
+/// What an `io_uring_enter` that was to take `staged` entries and then wait comes to, where a completion is `ready` after it
+/// or not. `None`: enter again.
+fn after_enter(entered: Result<u32, Errno>, staged: u32, ready: bool) -> Option<Result<Wake, Error>> {
+    match entered {
+        Ok(_) | Err(Errno::EINTR | Errno::ETIME | Errno::EBUSY) if ready => Some(Ok(Wake::Completions)),
+        Ok(0) if staged > 0 => Some(Err(TOOK_NOTHING)),
+        // The kernel took a part and did not wait.
+        Ok(taken) if taken < staged => None,
+        Ok(_) | Err(Errno::EINTR) => Some(Ok(Wake::Interrupted)),
+        Err(Errno::ETIME) => Some(Ok(Wake::TimedOut)),
+        Err(errno) => Some(Err(SystemCall::IoUringEnter.failed(errno))),
+    }
+}
+
 static_assertions::assert_impl_all!(Ring<Wide>: Send);
 static_assertions::assert_impl_all!(DisabledRing: Send);
 static_assertions::assert_not_impl_any!(Ring<Local>: Send, Sync);
 static_assertions::assert_not_impl_any!(Ring<Wide>: Sync);
+
+#[cfg(test)]
+mod tests {
+    use super::{Wake, after_enter};
+    use crate::{Errno, Error, SystemCall};
+
+    #[test]
+    fn a_part_that_was_submitted_is_followed_by_the_rest() {
+        assert_eq!(after_enter(Ok(3), 8, false), None);
+        // With a completion to take, the rest goes with the next enter.
+        assert_eq!(after_enter(Ok(3), 8, true), Some(Ok(Wake::Completions)));
+    }
+
+    #[test]
+    fn a_wait_that_ended_early_is_told_from_one_that_brought_something() {
+        assert_eq!(after_enter(Err(Errno::EINTR), 0, false), Some(Ok(Wake::Interrupted)));
+        // Where something was submitted, the kernel says how much, and not that a signal came.
+        assert_eq!(after_enter(Ok(8), 8, false), Some(Ok(Wake::Interrupted)));
+        assert_eq!(after_enter(Err(Errno::EINTR), 0, true), Some(Ok(Wake::Completions)));
+        assert_eq!(after_enter(Err(Errno::ETIME), 0, false), Some(Ok(Wake::TimedOut)));
+        assert_eq!(after_enter(Err(Errno::ETIME), 0, true), Some(Ok(Wake::Completions)));
+    }
+
+    #[test]
+    fn what_cannot_go_on_is_an_error() {
+        let failed = |errno| Some(Err(SystemCall::IoUringEnter.failed(errno)));
+        assert_eq!(after_enter(Err(Errno::EEXIST), 1, true), failed(Errno::EEXIST));
+        assert_eq!(after_enter(Err(Errno::EBUSY), 1, false), failed(Errno::EBUSY));
+        assert_eq!(after_enter(Err(Errno::EAGAIN), 1, false), failed(Errno::EAGAIN));
+        assert!(matches!(after_enter(Ok(0), 1, false), Some(Err(Error::Implausible { .. }))));
+    }
+}

@@ -71,6 +71,13 @@ impl std::os::fd::AsFd for Fd {
     }
 }
 
+#[cfg(feature = "std")]
+impl From<std::os::fd::OwnedFd> for Fd {
+    fn from(fd: std::os::fd::OwnedFd) -> Fd {
+        Fd(std::os::fd::IntoRawFd::into_raw_fd(fd))
+    }
+}
+
 /// The errno that the last failed call of this thread left.
 fn last_errno() -> Errno {
     // SAFETY: the function has no precondition.

@@ -13,7 +13,7 @@ use crate::flag_set::flag_set;
 use crate::id::Tag;
 use crate::queue::Queue;
 use crate::queue::buffers::TagBuffer;
-use crate::units::Sectors;
+use crate::units::{SECTOR_BYTES, Sectors};
 
 /// What a request wants done (`UBLK_IO_OP_*`, bits 0 to 7 of `op_flags`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,20 +91,20 @@ impl Work {
     /// have `buffer_len` bytes.
     pub(super) fn read(descriptor: &ublksrv_io_desc, buffer_len: usize) -> Result<Work, (&'static str, u64)> {
         let operation = Operation(ublksrv_get_op(descriptor));
-        let work = Work {
-            operation,
-            // The header's ublksrv_get_flags() shifts by 8; its own constants are not shifted.
-            flags: RequestFlags::from_bits(descriptor.op_flags & !0xff),
-            start: Sectors::new(descriptor.start_sector),
-            sectors: descriptor.nr_sectors,
-        };
+        // The header's ublksrv_get_flags() shifts by 8; its own constants are not shifted.
+        let flags = RequestFlags::from_bits(descriptor.op_flags & !0xff);
+        if operation == Operation::FLUSH {
+            // It has no range: the driver passes on the block layer's sector "none", which is all ones.
+            return Ok(Work { operation, flags, start: Sectors::new(0), sectors: 0 });
+        }
+        let (start, sectors) = (descriptor.start_sector, descriptor.nr_sectors);
+        let work = Work { operation, flags, start: Sectors::new(start), sectors };
         let fits = usize::try_from(work.len_bytes()).is_ok_and(|len| len <= buffer_len);
         if work.has_data() && !fits {
-            return Err(("nr_sectors", descriptor.nr_sectors.into()));
+            return Err(("nr_sectors", sectors.into()));
         }
-        let end = descriptor.start_sector.checked_add(descriptor.nr_sectors.into());
-        if end.is_none_or(|end| end > u64::MAX / 512) {
-            return Err(("start_sector", descriptor.start_sector));
+        if start.checked_add(sectors.into()).is_none_or(|end| end > u64::MAX / SECTOR_BYTES) {
+            return Err(("start_sector", start));
         }
         Ok(work)
     }
@@ -160,7 +160,7 @@ impl<'q> Request<'q> {
         self.tag
     }
 
-    /// Where it starts on the disk.
+    /// Where it starts on the disk; 0 for FLUSH, which is about all of it.
     #[must_use]
     pub const fn start(&self) -> Sectors {
         self.work.start
@@ -320,6 +320,12 @@ mod tests {
     fn a_range_past_the_last_byte_is_not_believed() {
         assert_eq!(Work::read(&descriptor(3, 1, u64::MAX), 4096), Err(("start_sector", u64::MAX)));
         assert!(Work::read(&descriptor(0, 1, u64::MAX / 512), 4096).is_err());
+    }
+
+    #[test]
+    fn a_flush_has_no_range_whatever_its_descriptor_says() {
+        let work = Work::read(&descriptor(2, 0, u64::MAX), 4096).unwrap();
+        assert_eq!((work.start, work.len_bytes()), (Sectors::new(0), 0));
     }
 
     #[test]
