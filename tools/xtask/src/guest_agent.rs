@@ -32,6 +32,9 @@ use crate::guest_report;
 /// Where the host puts the command: each argument with a zero byte behind it.
 pub(crate) const COMMAND_FILE: &str = "/usr/lib/xtask/command";
 
+/// Where this file is, the command gets the console instead of pipes.
+pub(crate) const TERMINAL_FILE: &str = "/usr/lib/xtask/terminal";
+
 /// The ports, by the number that QEMU was told.
 pub(crate) const OUTPUT_PORT: u32 = 1;
 pub(crate) const ERROR_PORT: u32 = 2;
@@ -58,6 +61,16 @@ pub(crate) fn run() -> Result<()> {
     record(&records, "mark")?;
     let mut command = Command::new(&program);
     command.args(&arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if Path::new(TERMINAL_FILE).exists() {
+        let console = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open("/dev/ttyS0")
+                .context(|| "cannot open the console".to_owned())
+        };
+        command.stdin(console()?).stdout(console()?).stderr(console()?);
+    }
     let (ended, relays) = mpsc::channel();
     let (status, out, err) = match command.spawn() {
         Ok(mut child) => {

@@ -132,7 +132,7 @@ impl Kernel {
 fn offered() -> Result<Vec<Series>> {
     let packages = image_packages(&Suite::open(NEW_SERIES)?)?;
     let mut found: Vec<Series> =
-        packages.iter().filter_map(|package| Some(KernelPackage::parse(package)?.series())).collect();
+        packages.iter().filter_map(|package| Some(KernelPackage::parse(package)?.series)).collect();
     found.sort_unstable();
     found.dedup();
     found.retain(|series| newest(&packages, *series).is_some());
@@ -157,7 +157,6 @@ fn image_packages(suite: &Suite) -> Result<Vec<Package>> {
 /// A package of a kernel, by its name: `linux-KIND-RELEASE`.
 #[derive(Clone, Copy, Debug)]
 struct KernelPackage<'a> {
-    kind: &'a str,
     release: &'a str,
     series: Series,
 }
@@ -168,11 +167,7 @@ impl<'a> KernelPackage<'a> {
         let mut numbers = numbers(release).into_iter();
         let series = Series(numbers.next()?, numbers.next()?);
         (["image", "binary", "modules"].contains(&kind) && release.starts_with(|c: char| c.is_ascii_digit()))
-            .then_some(Self { kind, release, series })
-    }
-
-    fn series(self) -> Series {
-        self.series
+            .then_some(Self { release, series })
     }
 }
 

@@ -31,6 +31,9 @@ const REPORT: Duration = Duration::from_secs(30);
 /// How long the last bytes may take to arrive after the command's end.
 const LAST_BYTES: Duration = Duration::from_secs(30);
 
+/// How long to listen on when QEMU is gone.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// The guest's processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acceleration {
@@ -49,10 +52,21 @@ pub(crate) struct Machine {
     pub(crate) initrd: PathBuf,
     pub(crate) acceleration: Acceleration,
     pub(crate) cpus: u32,
-    pub(crate) memory: String,
+    /// In bytes.
+    pub(crate) memory: u64,
     pub(crate) disks: Vec<PathBuf>,
-    /// Show the console on standard error while the guest runs.
-    pub(crate) verbose: bool,
+    pub(crate) console: Console,
+}
+
+/// Where the guest's serial console leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Console {
+    /// It is kept, in case that the run fails.
+    Kept,
+    /// It is shown on standard error, too.
+    Shown,
+    /// It is the user's terminal, in both directions.
+    Terminal,
 }
 
 /// How long the command may take.
@@ -136,7 +150,7 @@ impl Machine {
         let mut boot = 1;
         loop {
             let mut run = Run::start(self)?;
-            let ending = run.watch(timeout, &mut heard)?;
+            let ending = run.watch(BOOT, timeout, &mut heard)?;
             drop(run);
             match ending {
                 Watched::Ending(ending) => return Ok(ending),
@@ -145,13 +159,19 @@ impl Machine {
                     return Ok(Ending::Lost(Lost { why, ..lost }));
                 }
                 Watched::NotBooted(lost) => {
-                    if self.verbose {
+                    if self.console == Console::Shown {
                         eprintln!("xtask vm: {}; booting again", lost.why);
                     }
                     boot += 1;
                 }
             }
         }
+    }
+
+    /// Whether the guest runs its command within `patience`, from power-on to end. It gets one try.
+    pub(crate) fn runs_within(&self, patience: Duration) -> Result<bool> {
+        let watched = Run::start(self)?.watch(patience, Timeout::Whole(patience), &mut |_, _| Ok(()))?;
+        Ok(matches!(watched, Watched::Ending(Ending::Exited(0))))
     }
 
     fn command(&self) -> Command {
@@ -165,11 +185,12 @@ impl Machine {
         if self.acceleration == Acceleration::Counted {
             command.args(["-icount", "shift=1,sleep=off"]);
         }
-        command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory]);
+        command.args(["-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory >> 20)]);
         command.args(["-nodefaults", "-no-reboot", "-nic", "none", "-display", "none"]);
         command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
         command.arg("-kernel").arg(&self.image).arg("-initrd").arg(&self.initrd);
-        command.args(["-append", "console=ttyS0 panic=-1"]);
+        let quiet = if self.console == Console::Terminal { " quiet" } else { "" };
+        command.args(["-append", &format!("console=ttyS0 panic=-1{quiet}")]);
         command.args(["-device", "virtio-serial-pci"]);
         for (number, name) in PORTS {
             command.args(["-chardev", &format!("socket,id={name},path={name}")]);
@@ -230,16 +251,21 @@ impl Run {
         }
         // The sockets are named from QEMU's folder: their full paths could be longer than a socket's address may be.
         let mut command = machine.command();
-        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut qemu = command.spawn().context(|| format!("cannot run {}", packages::QEMU.name))?;
-        if let Some(stderr) = qemu.stderr.take() {
-            let (sender, verbose) = (sender.clone(), machine.verbose);
-            thread::spawn(move || console(stderr, &sender, verbose));
+        command.current_dir(folder.path()).stderr(Stdio::piped());
+        if machine.console == Console::Terminal {
+            command.stdin(Stdio::inherit()).stdout(Stdio::inherit());
+        } else {
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
         }
+        let mut qemu = command.spawn().context(|| format!("cannot run {}", packages::QEMU.name))?;
+        let shown = machine.console == Console::Shown;
         if let Some(stdout) = qemu.stdout.take() {
-            let verbose = machine.verbose;
+            let sender = sender.clone();
+            thread::spawn(move || console(stdout, &sender, shown));
+        }
+        if let Some(stderr) = qemu.stderr.take() {
             thread::spawn(move || {
-                console(stdout, &sender, verbose);
+                console(stderr, &sender, shown);
                 // Nobody listens any more when the run is over.
                 let _ = sender.send(Event::Ended);
             });
@@ -247,9 +273,15 @@ impl Run {
         Ok(Self { qemu, events, console: Vec::new(), _folder: folder })
     }
 
-    fn watch(&mut self, timeout: Timeout, heard: &mut impl FnMut(Stream, &[u8]) -> io::Result<()>) -> Result<Watched> {
-        let started = Instant::now();
-        let mut deadline = started + BOOT;
+    /// Watches until the command has ended and all it printed has arrived, or until it is clear that it will not.
+    fn watch(
+        &mut self,
+        boot: Duration,
+        timeout: Timeout,
+        heard: &mut impl FnMut(Stream, &[u8]) -> io::Result<()>,
+    ) -> Result<Watched> {
+        let mut deadline = Instant::now() + boot;
+        let mut ended = false;
         let mut phase = Phase::Booting;
         let mut agent = None;
         let mut report = String::new();
@@ -262,10 +294,11 @@ impl Run {
             }
             let event = match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(event) => event,
-                Err(mpsc::RecvTimeoutError::Disconnected) => Event::Ended,
+                Err(_) if ended => return Ok(self.ended(&phase, timeout, report)),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(self.ended(&phase, timeout, report)),
                 Err(mpsc::RecvTimeoutError::Timeout) => match phase {
                     Phase::Booting => {
-                        let why = format!("the guest was not up after {} s", BOOT.as_secs());
+                        let why = format!("the guest was not up after {} s", boot.as_secs());
                         return Ok(Watched::NotBooted(self.lost(why, report)));
                     }
                     Phase::Running => {
@@ -306,7 +339,7 @@ impl Run {
                         ("exit", Phase::Running | Phase::Reporting) => {
                             phase =
                                 exited(&record).ok_or_else(|| Failure::new(format!("the guest said \"{record}\"")))?;
-                            deadline = Instant::now() + LAST_BYTES;
+                            deadline = Instant::now() + if ended { LAST_WORDS } else { LAST_BYTES };
                         }
                         ("report", _) => {
                             report.push_str(record.strip_prefix("report ").unwrap_or_default());
@@ -319,19 +352,25 @@ impl Run {
                     }
                 }
                 Event::Ended => {
-                    let status = self.qemu.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-                    return Ok(match phase {
-                        Phase::Booting => {
-                            let why = format!("the machine ended before the guest was up (QEMU: {status})");
-                            Watched::NotBooted(self.lost(why, report))
-                        }
-                        Phase::Reporting => Watched::Ending(Ending::Lost(self.lost(timeout.complaint(), report))),
-                        Phase::Running | Phase::Exited { .. } => {
-                            let why = format!("the machine ended before the command did (QEMU: {status})");
-                            Watched::Ending(Ending::Lost(self.lost(why, report)))
-                        }
-                    });
+                    // What is still on its way through the ports and the console is heard first.
+                    ended = true;
+                    deadline = Instant::now() + LAST_WORDS;
                 }
+            }
+        }
+    }
+
+    /// QEMU is gone before the command's end was known.
+    fn ended(&mut self, phase: &Phase, timeout: Timeout, report: String) -> Watched {
+        let status = self.qemu.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+        match phase {
+            Phase::Booting => Watched::NotBooted(
+                self.lost(format!("the machine ended before the guest was up (QEMU: {status})"), report),
+            ),
+            Phase::Reporting => Watched::Ending(Ending::Lost(self.lost(timeout.complaint(), report))),
+            Phase::Running | Phase::Exited { .. } => {
+                let why = format!("the machine ended before the command did (QEMU: {status})");
+                Watched::Ending(Ending::Lost(self.lost(why, report)))
             }
         }
     }
@@ -393,9 +432,9 @@ fn receive(listener: &UnixListener, number: u32, events: &SyncSender<Event>) {
     pass_on(&mut port, |bytes| events.send(Event::Bytes(stream, bytes)).is_ok());
 }
 
-fn console(mut from: impl Read, events: &SyncSender<Event>, verbose: bool) {
+fn console(mut from: impl Read, events: &SyncSender<Event>, shown: bool) {
     pass_on(&mut from, |bytes| {
-        if verbose {
+        if shown {
             // A closed standard error is no reason to stop the guest.
             let _ = io::stderr().write_all(&bytes);
         }

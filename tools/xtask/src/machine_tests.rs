@@ -106,7 +106,7 @@ fn run_on(on: &Kernel, plan: &[Test], programs: &[TestProgram], examples: &[Path
     let mut fruitless = 0;
     let mut ran = 0;
     while !left.is_empty() {
-        let mut guest = Guest::new(on, &Wanted { memory: "2G".to_owned(), ..Wanted::default() })?;
+        let mut guest = Guest::new(on, &Wanted { memory: 2 << 30, ..Wanted::default() })?;
         for example in examples {
             guest.files.program_on_path(example)?;
         }

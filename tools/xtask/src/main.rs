@@ -17,6 +17,7 @@ mod guest_tests;
 mod headers;
 mod initramfs;
 mod kernel;
+mod kvm;
 mod libtest;
 mod machine;
 mod machine_tests;
@@ -39,9 +40,10 @@ cargo xtask test [--quick] [FILTER]
     Checks form, lints and documents, runs every test that can run here, and the ring and device tests in virtual
     machines. --quick: on one kernel, and not with the oldest compiler. FILTER: only tests with that in their names.
 
-cargo xtask vm [OPTION]... -- COMMAND [ARG]...
+cargo xtask vm [OPTION]... [-- COMMAND [ARG]...]
     Boots a stock Debian kernel in a virtual machine and runs COMMAND there as root, with this project's release
     programs and examples on the PATH. Output and exit status are COMMAND's; 125 says that the machine failed.
+    Without COMMAND: a shell, on a terminal.
     --kernel SERIES            the newest kernel of that series, such as 6.12; else the newest that the project lists
     --kernel host              this machine's own kernel
     --kernel-image FILE        a kernel of your own, with --modules FOLDER for its modules

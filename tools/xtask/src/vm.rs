@@ -4,20 +4,25 @@
 use core::time::Duration;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use crate::failure::{Context, Failure, Result};
 use crate::guest_agent;
 use crate::initramfs::Initramfs;
 use crate::kernel::{Kernel, Series};
-use crate::machine::{Acceleration, Ending, Machine, Scratch, Stream, Timeout};
+use crate::kvm;
+use crate::machine::{Acceleration, Console, Ending, Machine, Scratch, Stream, Timeout};
 use crate::modules::Modules;
 use crate::packages;
 use crate::workspace;
 
 /// The exit status of this tool's own failures.
 pub(crate) const OWN_FAILURE: u8 = 125;
+
+/// A shell lasts as long as its user likes.
+const SHELL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 const INIT: &str = include_str!("guest/init.sh");
 
@@ -26,7 +31,8 @@ const INIT: &str = include_str!("guest/init.sh");
 pub(crate) struct Wanted {
     pub(crate) kernel: WantedKernel,
     pub(crate) cpus: u32,
-    pub(crate) memory: String,
+    /// In bytes.
+    pub(crate) memory: u64,
     pub(crate) counted: bool,
     pub(crate) timeout: Duration,
     /// Sizes in bytes.
@@ -50,7 +56,7 @@ impl Default for Wanted {
         Self {
             kernel: WantedKernel::Series(Series::newest_listed()),
             cpus: 2,
-            memory: "1G".to_owned(),
+            memory: 1 << 30,
             counted: false,
             timeout: Duration::from_secs(600),
             disks: Vec::new(),
@@ -84,10 +90,7 @@ impl Wanted {
                 "--kernel-image" => image = Some(PathBuf::from(value()?)),
                 "--modules" => modules = Some(PathBuf::from(value()?)),
                 "--smp" => wanted.cpus = number(&option, &value()?)?,
-                "--mem" => {
-                    wanted.memory = value()?;
-                    size(&wanted.memory)?;
-                }
+                "--mem" => wanted.memory = size(&value()?)?,
                 "--icount" => wanted.counted = true,
                 "--timeout" => wanted.timeout = Duration::from_secs(number(&option, &value()?)?.into()),
                 "--disk" => wanted.disks.push(size(&value()?)?),
@@ -158,6 +161,9 @@ pub(crate) fn size(text: &str) -> Result<u64> {
 
 /// Runs what was asked for, with its output as ours, and returns its status.
 pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
+    if wanted.command.is_empty() && !io::stdin().is_terminal() {
+        return Err(Failure::new("a shell wants a terminal; give a command behind `--`"));
+    }
     packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ])?;
     let programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
     let kernel = wanted.kernel.get()?;
@@ -168,10 +174,14 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     for add in &wanted.add {
         guest.files.add(add)?;
     }
-    let ending = guest.run(&wanted.command, Timeout::Whole(wanted.timeout), |stream, bytes| match stream {
-        Stream::Output => print(&mut io::stdout().lock(), bytes),
-        Stream::Error => print(&mut io::stderr().lock(), bytes),
-    })?;
+    let ending = if wanted.command.is_empty() {
+        guest.shell()?
+    } else {
+        guest.run(&wanted.command, Timeout::Whole(wanted.timeout), |stream, bytes| match stream {
+            Stream::Output => print(&mut io::stdout().lock(), bytes),
+            Stream::Error => print(&mut io::stderr().lock(), bytes),
+        })?
+    };
     match ending {
         Ending::Exited(status) => Ok(status),
         Ending::Lost(lost) => Err(Failure::new(format!("{}\n{}", lost.why, lost.story()))),
@@ -183,12 +193,43 @@ pub(crate) fn print(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
+/// The user's terminal as it was: QEMU changes it, and does not change it back when it is ended.
+#[derive(Debug)]
+struct Terminal {
+    settings: String,
+    rows: String,
+    columns: String,
+}
+
+impl Terminal {
+    fn save() -> Result<Self> {
+        let size = stty("size")?;
+        // A terminal that does not know its size says 0 0.
+        let (rows, columns) = size.split_once(' ').filter(|size| *size != ("0", "0")).unwrap_or(("24", "80"));
+        Ok(Self { settings: stty("-g")?, rows: rows.to_owned(), columns: columns.to_owned() })
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no settings.
+        let _ = stty(&self.settings);
+    }
+}
+
+fn stty(argument: &str) -> Result<String> {
+    let output =
+        Command::new("stty").arg(argument).stdin(Stdio::inherit()).output().context(|| "cannot run stty".to_owned())?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 /// A machine with its file system, ready for commands: each gets a boot of its own.
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) files: Initramfs,
     machine: Machine,
-    folder: Scratch,
+    /// Holds the disks and the initial file system.
+    _folder: Scratch,
 }
 
 impl Guest {
@@ -224,17 +265,41 @@ impl Guest {
             made.context(|| format!("cannot make {}", disk.display()))?;
             disks.push(disk);
         }
-        let acceleration = if wanted.counted { Acceleration::Counted } else { Acceleration::Emulated };
         let machine = Machine {
             image: kernel.image.clone(),
             initrd: folder.path().join("initrd"),
-            acceleration,
+            acceleration: if wanted.counted { Acceleration::Counted } else { Acceleration::Emulated },
             cpus: if wanted.counted { 1 } else { wanted.cpus },
-            memory: wanted.memory.clone(),
+            memory: wanted.memory,
             disks,
-            verbose: wanted.verbose,
+            console: if wanted.verbose { Console::Shown } else { Console::Kept },
         };
-        Ok(Self { files, machine, folder })
+        let mut guest = Self { files, machine, _folder: folder };
+        if !wanted.counted && kvm::works(|| guest.probe())? {
+            guest.machine.acceleration = Acceleration::Kvm;
+        }
+        Ok(guest)
+    }
+
+    /// A machine that does nothing, under KVM.
+    fn probe(&mut self) -> Result<Machine> {
+        self.pack(&["true".into()])?;
+        Ok(Machine { acceleration: Acceleration::Kvm, console: Console::Kept, ..self.machine.clone() })
+    }
+
+    /// Writes the file system with `command` in it.
+    fn pack(&mut self, command: &[OsString]) -> Result<()> {
+        self.files.file(guest_agent::COMMAND_FILE, 0o644, guest_agent::command_file(command)?);
+        let len_bytes = self.files.write(&self.machine.initrd)?;
+        // The kernel gives its first file system half of the memory.
+        if len_bytes > self.machine.memory / 20 * 9 {
+            return Err(Failure::new(format!(
+                "the guest's files are {} MiB, and may take less than half of its memory of {} MiB: give it more with --mem",
+                len_bytes >> 20,
+                self.machine.memory >> 20
+            )));
+        }
+        Ok(())
     }
 
     /// Boots and runs `command`.
@@ -244,14 +309,17 @@ impl Guest {
         timeout: Timeout,
         heard: impl FnMut(Stream, &[u8]) -> io::Result<()>,
     ) -> Result<Ending> {
-        self.files.file(guest_agent::COMMAND_FILE, 0o644, guest_agent::command_file(command)?);
-        self.files.write(&self.machine.initrd)?;
+        self.pack(command)?;
         self.machine.run(timeout, heard)
     }
 
-    /// A folder that lasts as long as the guest.
-    pub(crate) fn folder(&self) -> &std::path::Path {
-        self.folder.path()
+    /// Boots and gives the user a shell on the terminal.
+    fn shell(&mut self) -> Result<Ending> {
+        let terminal = Terminal::save()?;
+        let shell = format!("stty rows {} cols {}; exec sh -l", terminal.rows, terminal.columns);
+        self.files.file(guest_agent::TERMINAL_FILE, 0o644, Vec::new());
+        self.machine.console = Console::Terminal;
+        self.run(&["setsid", "cttyhack", "sh", "-c", &shell].map(OsString::from), Timeout::Whole(SHELL), |_, _| Ok(()))
     }
 }
 

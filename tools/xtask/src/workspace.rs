@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the project lies, and what cargo builds of it.
 
+use core::time::Duration;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 
 use crate::failure::{Context, Failure, Result};
+
+/// How long cargo may work before the user is told.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The project's folder.
 pub(crate) fn root() -> PathBuf {
@@ -49,34 +55,27 @@ pub(crate) struct Executable {
 
 /// Builds with cargo and says what executables there are now.
 ///
-/// Cargo is heard only on a terminal or where it fails: standard error belongs to whatever is run later.
+/// Cargo is heard only where it fails: standard error belongs to whatever is run later. On a terminal a line tells what
+/// takes so long.
 pub(crate) fn build<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<Vec<Executable>> {
     let mut command = cargo();
     command.args(arguments).arg("--message-format=json-render-diagnostics").stdin(Stdio::null());
-    let loud = io::stderr().is_terminal();
-    command.stdout(Stdio::piped()).stderr(if loud { Stdio::inherit() } else { Stdio::piped() });
-    let mut child = command.spawn().context(|| "cannot run cargo".to_owned())?;
-    let complaints = child.stderr.take().map(|mut stderr| {
-        std::thread::spawn(move || {
-            let mut text = Vec::new();
-            // What could not be read cannot be shown; the exit status still tells.
-            let _ = stderr.read_to_end(&mut text);
-            text
-        })
+    let (done, end) = mpsc::channel::<()>();
+    let patience = thread::spawn(move || {
+        if end.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) && io::stderr().is_terminal() {
+            eprintln!("building the project's programs");
+        }
     });
-    let mut messages = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_string(&mut messages).context(|| "cannot read what cargo says".to_owned())?;
+    let output = command.output().context(|| "cannot run cargo".to_owned());
+    drop(done);
+    // It only prints; nothing is lost with it.
+    let _ = patience.join();
+    let output = output?;
+    if !output.status.success() {
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        return Err(Failure::new(format!("cargo could not build the project's programs\n{complaints}")));
     }
-    let status = child.wait().context(|| "cannot wait for cargo".to_owned())?;
-    let complaints = complaints.and_then(|thread| thread.join().ok()).unwrap_or_default();
-    if !status.success() {
-        return Err(Failure::new(format!(
-            "cargo could not build the project's programs\n{}",
-            String::from_utf8_lossy(&complaints)
-        )));
-    }
-    Ok(executables(&messages))
+    Ok(executables(&String::from_utf8_lossy(&output.stdout)))
 }
 
 /// The executables named by cargo's messages, one message a line.
