@@ -208,7 +208,7 @@ impl Queue {
     /// Submits the answers given since the last time, and waits until something has completed.
     ///
     /// One system call for all of them. `timeout` is the longest wait; `None` waits for as long as it takes. A signal ends
-    /// the wait with [`Wake::Interrupted`], and nothing else.
+    /// the wait with [`Wake::Interrupted`] and ends nothing else.
     ///
     /// # Errors
     ///

@@ -97,7 +97,8 @@ pub enum Wake {
     Completions,
     /// The time is over, and there is none.
     TimedOut,
-    /// A signal was handled, and there is none.
+    /// A signal was handled, and there is none. Also where the time is over in a call that submitted something: the
+    /// kernel then says how much it took, and not why the wait ended.
     Interrupted,
 }
 

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a request costs on the server's side: no allocation, and one system call for all that wait together.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
+
+mod harness;
+
+use std::cell::Cell;
+use std::fs;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use harness::Aligned;
+use ublk::{Cache, Control, Device, NewDevice, Operation, Params, QueueId, Sectors};
+
+/// The system's allocator, counting what each thread asks of it.
+mod counting {
+    #![expect(unsafe_code, reason = "the one way to see allocations; it passes them on")]
+
+    use std::alloc::{GlobalAlloc, Layout, System};
+
+    struct Counting;
+
+    // SAFETY: each call is passed on to System as it came; the counter touches no memory that is being allocated.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            super::ALLOCATIONS.with(|count| count.set(count.get() + 1));
+            // SAFETY: as the caller promised.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            // SAFETY: as the caller promised.
+            unsafe { System.dealloc(pointer, layout) }
+        }
+    }
+
+    #[global_allocator]
+    static ALLOCATOR: Counting = Counting;
+}
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often a thread made each system call, counted by the kernel while `work` runs.
+fn system_calls_of(thread: u32, work: impl FnOnce()) -> Vec<(u64, u64)> {
+    let events = Path::new("/sys/kernel/tracing/events/raw_syscalls/sys_enter");
+    let trigger = format!("hist:keys=common_pid,id if common_pid == {thread}");
+    fs::write(events.join("trigger"), &trigger).unwrap();
+    work();
+    let histogram = fs::read_to_string(events.join("hist")).unwrap();
+    fs::write(events.join("trigger"), format!("!{trigger}")).unwrap();
+    let number_after = |line: &str, name: &str| {
+        let (_, rest) = line.split_once(name).unwrap();
+        rest.trim_start().split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap()
+    };
+    histogram
+        .lines()
+        .filter(|line| line.starts_with("{ common_pid:"))
+        .map(|line| (number_after(line, " id:"), number_after(line, "hitcount:")))
+        .collect()
+}
+
+/// The system calls of `thread` while `work` runs, and how many waits and requests there were meanwhile. Reads of the
+/// partition table may be among them.
+fn measure(thread: u32, waits: &AtomicU64, served: &AtomicU64, work: impl FnOnce()) -> (Vec<(u64, u64)>, u64, u64) {
+    let before = (waits.load(Ordering::SeqCst), served.load(Ordering::SeqCst));
+    let calls = system_calls_of(thread, work);
+    (calls, waits.load(Ordering::SeqCst) - before.0, served.load(Ordering::SeqCst) - before.1)
+}
+
+/// The kernel's number of the calling thread.
+fn thread_id() -> u32 {
+    let link = fs::read_link("/proc/thread-self").unwrap();
+    link.file_name().unwrap().to_str().unwrap().parse().unwrap()
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_request_costs_one_enter_no_other_system_call_and_no_allocation() {
+    const REQUESTS: u64 = 500;
+    let mut device = Device::add(
+        Control::open().unwrap(),
+        &NewDevice::new().depth(16),
+        &Params::new(Sectors::new(16384), Cache::None),
+    )
+    .unwrap();
+    let prepared = device.queue(QueueId::new(0)).unwrap();
+    let (fetched, is_fetched) = mpsc::channel();
+    let (waits, served) = (AtomicU64::new(0), AtomicU64::new(0));
+    let path = format!("/dev/ublkb{}", device.info().id());
+    thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let queue = prepared.fetch().unwrap();
+            fetched.send(thread_id()).unwrap();
+            let mut allocations = 0;
+            while !queue.is_finished() {
+                let before = ALLOCATIONS.with(Cell::get);
+                waits.fetch_add(1, Ordering::SeqCst);
+                queue.wait(None).unwrap();
+                while let Some(mut request) = queue.next_request().unwrap() {
+                    served.fetch_add(1, Ordering::SeqCst);
+                    if request.operation() == Operation::WRITE {
+                        std::hint::black_box(request.data());
+                    } else {
+                        request.cursor().write(&[7; 100]);
+                    }
+                    request.complete();
+                }
+                allocations += ALLOCATIONS.with(Cell::get) - before;
+            }
+            allocations
+        });
+        let thread = is_fetched.recv().unwrap();
+        device.start().unwrap();
+
+        // A client with one request at a time: each is a batch of its own.
+        let disk = fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+        let mut buffer = Aligned::filled(4096, 1);
+        disk.read_exact_at(&mut buffer, 0).unwrap();
+        let (calls, waited, requests) = measure(thread, &waits, &served, || {
+            for _ in 0..REQUESTS {
+                disk.write_all_at(&buffer, 0).unwrap();
+            }
+        });
+        println!("one at a time: {requests} requests, {waited} waits, system calls {calls:?}");
+        check(&calls, waited);
+        assert!(requests >= REQUESTS && waited <= requests + 2);
+
+        // Many at a time: still one call for each wait, however many requests a wait brings.
+        let (calls, waited, requests) = measure(thread, &waits, &served, || {
+            thread::scope(|clients| {
+                for client in 0..8_u64 {
+                    let disk = &disk;
+                    clients.spawn(move || {
+                        let buffer = Aligned::filled(4096, 2);
+                        for _ in 0..REQUESTS / 8 {
+                            disk.write_all_at(&buffer, client * 4096).unwrap();
+                        }
+                    });
+                }
+            });
+        });
+        println!("eight at a time: {requests} requests, {waited} waits, system calls {calls:?}");
+        check(&calls, waited);
+        assert!(requests >= REQUESTS / 8 * 8 && waited <= requests + 2);
+
+        drop(disk);
+        device.stop().unwrap();
+        assert_eq!(server.join().unwrap(), 0, "allocations on the I/O path");
+    });
+    device.delete().unwrap();
+}
+
+/// Only `io_uring_enter`, once for each wait: the first and the last may lie half outside of the count.
+fn check(calls: &[(u64, u64)], waits: u64) {
+    let enter = u64::try_from(libc::SYS_io_uring_enter).unwrap();
+    let [(call, count)] = calls else { panic!("other system calls than io_uring_enter ({enter}): {calls:?}") };
+    assert_eq!(*call, enter);
+    assert!(count.abs_diff(waits) <= 1, "{count} enters for {waits} waits");
+}
