@@ -341,7 +341,8 @@ fn overwrites_the_canary<K: ByHand>() -> bool {
         live.send(()).unwrap();
         canary_is_mapped.recv().unwrap();
         let disk = fs::OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
-        // Nobody answers it: it fails when the server has let go of the char device.
+        // Nobody answers it: it fails when the server has let go of the char device. After a plain ring, 6.12 notices that
+        // only at the block layer's timeout, 30 s later.
         let error = disk.write_all_at(&Aligned::filled(4096, 0xab), 0).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
         server.join().unwrap()

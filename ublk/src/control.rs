@@ -24,6 +24,11 @@ use crate::syscall::{self, Fd};
 /// Bytes lent to a command: a path of 4096, and behind it the largest payload (1 KiB of CPU mask).
 const BUFFER_BYTES: usize = 8192;
 
+/// Entries of a control ring. One command at a time needs one; but commands that sleep run in the calling thread's io-wq,
+/// whose number of workers Linux takes from the size of the first ring that the thread enters. With one worker, a command
+/// that hangs would hold up every later one, on any handle: that of a new handle too.
+const RING_ENTRIES: u32 = 32;
+
 /// How long a command may take before its answer is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -79,7 +84,7 @@ impl Control {
     pub fn open() -> Result<Control, Error> {
         let fd = Fd::open(c"/dev/ublk-control").map_err(|errno| Error::OpenControl { errno })?;
         let buffer = ManuallyDrop::new(Mapping::anonymous(BUFFER_BYTES)?);
-        let ring = match Ring::wide(1, 2) {
+        let ring = match Ring::wide(RING_ENTRIES, RING_ENTRIES) {
             Ok(ring) => ring,
             Err(error) => {
                 drop(ManuallyDrop::into_inner(buffer));

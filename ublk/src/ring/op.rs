@@ -4,10 +4,7 @@
 //! This is where promises to the kernel are made. An operation that carries an address, or that has effects which the
 //! ring cannot judge, is made by an `unsafe` function whose caller promises that the memory stays; everything after
 //! that (push, submit, wait) is safe.
-#![expect(
-    unsafe_code,
-    reason = "functions whose callers promise that what an operation names stays; nothing is accessed here"
-)]
+#![expect(unsafe_code, reason = "functions whose callers promise that what they name stays; nothing is accessed")]
 
 use ublk_sys::{IORING_OP_NOP, IORING_OP_POLL_ADD, IORING_OP_URING_CMD, io_uring_sqe, io_uring_sqe_cmd_op};
 
