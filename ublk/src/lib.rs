@@ -73,6 +73,11 @@
 #[cfg(any(feature = "std", test))]
 extern crate std;
 
+/// The README's code, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 mod char_device;
 mod control;
 mod device;

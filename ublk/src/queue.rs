@@ -10,6 +10,42 @@
 //!
 //! Each tag has a buffer of its own. It belongs to the kernel while a command of the tag is in flight, and to the
 //! [`Request`] from its delivery to its answer. No call of this module takes an address from outside.
+//!
+//! What the kernel would answer with corrupted memory does not compile. A queue stays with the thread that fetched it:
+//!
+//! ```compile_fail,E0277
+//! fn serve_elsewhere(queue: ublk::Queue) {
+//!     std::thread::spawn(move || queue.wait(None));
+//! }
+//! ```
+//!
+//! A request does not outlive its queue, and its data not the request:
+//!
+//! ```compile_fail,E0505
+//! fn keep(queue: ublk::Queue) -> Result<(), ublk::Error> {
+//!     let request = queue.next_request()?;
+//!     drop(queue);
+//!     drop(request);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! ```compile_fail,E0505
+//! fn look_after_the_answer(request: ublk::Request<'_>) -> u8 {
+//!     let data = request.data();
+//!     request.complete();
+//!     data[0]
+//! }
+//! ```
+//!
+//! It is answered once:
+//!
+//! ```compile_fail,E0382
+//! fn twice(request: ublk::Request<'_>) {
+//!     request.complete();
+//!     request.fail(ublk::Errno::EIO);
+//! }
+//! ```
 #![expect(unsafe_code, reason = "names buffers in commands and lends them to requests; Invariants Q1 and Q2 say when")]
 
 mod buffers;
