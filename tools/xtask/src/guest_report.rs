@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{self, Command, Stdio};
 
-/// The kernel's messages and the stacks of every task that is stuck or runs a program.
+/// The kernel's messages and the stacks of every task that is stuck, or of a program that started after this one.
 pub(crate) fn everything() -> String {
     let mut text = String::from("--- stacks of tasks that wait uninterruptibly (D), and of programs\n");
-    text.push_str(&stacks(|task| task.state == 'D' || task.has_program));
+    text.push_str(&stacks(|task| task.state == 'D' || (task.has_program && task.process > process::id())));
     text.push_str("--- dmesg\n");
     text.push_str(&dmesg());
     text

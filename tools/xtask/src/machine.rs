@@ -121,11 +121,13 @@ pub(crate) struct Lost {
 impl Lost {
     /// Everything that is known, for the eyes of a human.
     pub(crate) fn story(&self) -> String {
-        let console: String = String::from_utf8_lossy(&self.console)
-            .chars()
-            .filter(|c| !c.is_control() || *c == '\n' || *c == '\t')
-            .collect();
-        format!("--- console of the guest\n{}\n{}", console.trim_end(), self.report)
+        // The guest's own report has the kernel's messages, which is what the console shows.
+        if !self.report.is_empty() {
+            return self.report.clone();
+        }
+        let console = String::from_utf8_lossy(&self.console);
+        let console: String = console.chars().filter(|c| !c.is_control() || *c == '\n' || *c == '\t').collect();
+        format!("--- console of the guest\n{}", console.trim_end())
     }
 }
 

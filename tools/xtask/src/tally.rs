@@ -39,7 +39,7 @@ impl Tally {
             println!("skipped {step}");
         }
         for name in &self.failed {
-            println!("FAILED {name}");
+            println!("FAILED {}", name.lines().next().unwrap_or_default());
         }
     }
 }

@@ -40,32 +40,35 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     let started = Instant::now();
     let filter = wanted.filter.as_deref();
     let mut tally = Tally::default();
-    let outcome = steps(wanted, filter, &mut tally);
-    tally.print_details();
-    if let Err(failure) = outcome {
-        println!("FAILED {failure}");
-        tally.failed.push(failure.to_string());
+    attempt("the packages that the tests need", &mut tally, |_| packages::need(&machine_tests::NEEDS));
+    attempt("the kernel headers to compare with", &mut tally, |_| headers::get().map(drop));
+    if filter.is_some() {
+        println!("tests only, as some are asked for by name");
+    } else {
+        attempt("form", &mut tally, checks::form);
+        if wanted.quick {
+            tally.left_out.push("the oldest compiler: --quick".to_owned());
+        } else {
+            attempt("the oldest compiler", &mut tally, checks::oldest_compiler);
+        }
     }
+    attempt("tests on this machine", &mut tally, |tally| checks::tests(filter, tally));
+    attempt("tests in machines", &mut tally, |tally| machine_tests::run(wanted.quick, filter, tally));
+    if tally.passed == 0 && tally.failed.is_empty() {
+        tally.failed.push("no test has that in its name".to_owned());
+    }
+    tally.print_details();
     println!("{} s", started.elapsed().as_secs());
     println!("{tally}");
     Ok(u8::from(!tally.failed.is_empty()))
 }
 
-fn steps(wanted: &Wanted, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
-    packages::need(&[packages::CC])?;
-    headers::get()?;
-    if filter.is_some() {
-        println!("tests only, as some are asked for by name");
-    } else {
-        checks::form(tally)?;
-        if wanted.quick {
-            tally.left_out.push("the oldest compiler: --quick".to_owned());
-        } else {
-            checks::oldest_compiler(tally)?;
-        }
+/// Takes a step; one that cannot be taken has failed, and the others are taken all the same.
+fn attempt(name: &str, tally: &mut Tally, step: impl FnOnce(&mut Tally) -> Result<()>) {
+    if let Err(failure) = step(tally) {
+        println!("FAILED {name}: {failure}");
+        tally.failed.push(format!("{name}: {failure}"));
     }
-    checks::tests(filter, tally)?;
-    machine_tests::run(wanted.quick, filter, tally)
 }
 
 #[cfg(test)]
