@@ -12,8 +12,8 @@ use std::thread;
 
 use harness::{Aligned, Served, exists, nodes, serve};
 use ublk::{
-    Cache, Control, Device, Errno, Error, NewDevice, Operation, Params, QueueId, Request, RequestFlags, Sectors,
-    Server, Stopped, Wake,
+    Cache, Control, DeletedId, Device, Errno, Error, NewDevice, Operation, Params, QueueId, Request, RequestFlags,
+    Sectors, Server, Stopped, Wake,
 };
 
 /// 8 MiB, one queue, one request at a time: every request uses the same buffer.
@@ -284,7 +284,7 @@ fn a_request_can_be_kept_and_answered_after_others() {
         first.join().unwrap();
         device.stop().unwrap();
     });
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
     assert_eq!(order.lock().unwrap().len(), 2);
 }
 
@@ -344,6 +344,23 @@ fn a_server_stops_while_a_client_writes() {
     assert_eq!(served.stop(), Ok(Stopped::Handle));
     client.join().unwrap();
     assert_eq!(nodes(), Vec::<String>::new());
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_client_that_keeps_the_disk_open_keeps_its_id_and_nothing_else() {
+    let served = serve(NewDevice::new(), params(), |request| request.complete()).unwrap();
+    let id = served.id();
+    let disk = std::fs::OpenOptions::new().write(true).open(served.block_path()).unwrap();
+    disk.write_all_at(&[1; 4096], 0).unwrap();
+    assert_eq!(served.stop(), Ok(Stopped::Handle));
+    assert_eq!(nodes(), Vec::<String>::new());
+    let mut control = Control::open().unwrap();
+    assert_eq!(control.info(id).unwrap().state(), ublk::State::DEAD);
+    drop(disk);
+    // Waits until the id is free, if it is not by now.
+    assert!(matches!(control.delete(id), Ok(()) | Err(Error::Control { errno: Errno::ENODEV, .. })));
+    assert!(!exists(&mut control, id));
 }
 
 #[test]

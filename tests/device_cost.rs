@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use harness::Aligned;
-use ublk::{Cache, Control, Device, NewDevice, Operation, Params, QueueId, Sectors};
+use ublk::{Cache, Control, DeletedId, Device, NewDevice, Operation, Params, QueueId, Sectors};
 
 /// The system's allocator, counting what each thread asks of it.
 mod counting {
@@ -152,7 +152,7 @@ fn a_request_costs_one_enter_no_other_system_call_and_no_allocation() {
         device.stop().unwrap();
         assert_eq!(server.join().unwrap(), 0, "allocations on the I/O path");
     });
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
 }
 
 /// Only `io_uring_enter`, once for each wait: the first and the last may lie half outside of the count.

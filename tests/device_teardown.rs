@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use harness::{Aligned, exists, nodes};
 use ublk::ring::{Kind, Local, Op, Ring, Wide, WideOp};
 use ublk::{
-    Cache, CharDevice, Command, Control, Device, DeviceInfo, Fd, Features, NewDevice, Operation, Params, PreparedQueue,
-    Queue, QueueId, Sectors,
+    Cache, CharDevice, Command, Control, DeletedId, Device, DeviceInfo, Fd, Features, NewDevice, Operation, Params,
+    PreparedQueue, Queue, QueueId, Sectors,
 };
 
 fn params() -> Params {
@@ -100,7 +100,7 @@ fn buffers_are_unmapped_after_the_last_completion_was_taken() {
         server.join().unwrap()
     });
     assert!(!is_mapped(buffer));
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_queue_that_is_dropped_with_fetches_in_flight_leaves_its_buffers_mapped() {
     assert!(is_mapped(buffer));
     // With the char device let go the driver ends what the queue left behind, and the device can be deleted.
     device.let_go();
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
     assert!(is_mapped(buffer));
     assert_eq!(nodes(), Vec::<String>::new());
 }
@@ -141,7 +141,7 @@ fn a_queue_that_was_never_fetched_leaves_nothing() {
         drop(device.queue(QueueId::new(0)).unwrap());
     }
     assert_eq!((self::mappings(), open_files()), (mappings, files));
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_fetched_device_that_is_not_started_is_stopped_and_leaves_nothing() {
             assert!(queue.next_request().unwrap().is_none());
         }
         drop(queue);
-        device.delete().unwrap();
+        assert_eq!(device.delete(), Ok(DeletedId::Free));
     }
     assert_eq!((self::mappings(), open_files()), (mappings, files));
 }
@@ -204,7 +204,7 @@ fn a_request_that_nobody_answers_fails_when_the_server_lets_go() {
         assert_eq!(client.join().unwrap().raw_os_error(), Some(libc::EIO));
     });
     let id = info.id();
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
     assert!(!exists(&mut Control::open().unwrap(), id));
 }
 
@@ -217,7 +217,7 @@ fn a_second_fetch_of_a_tag_is_an_error_that_names_it() {
     let error = second.next_request().unwrap_err();
     assert!(matches!(error, ublk::Error::Io { command: Command::FETCH_REQ, tag, .. } if tag.raw() == 0), "{error:?}");
     drop((first, second));
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
 }
 
 fn mappings() -> usize {

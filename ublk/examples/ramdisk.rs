@@ -6,10 +6,12 @@
 //! ```
 //!
 //! It prints the path of the block device once that can be used, and serves until SIGINT or SIGTERM. Memory is taken in
-//! chunks of 64 KiB when they are written for the first time; a discard or write-zeroes of a whole chunk gives it back.
+//! chunks of 64 KiB when they are written for the first time. A discard or write-zeroes of a whole chunk frees it, and once
+//! enough is free the system gets it back.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use ublk::{Cache, DeviceId, Errno, NewDevice, Operation, Params, ReadCursor, Request, Sectors, Server};
@@ -28,12 +30,17 @@ serves until SIGINT or SIGTERM.
   --id N              be /dev/ublkbN (the driver's choice)
 ";
 
-/// Bytes of a chunk: what is taken and given back at once.
+/// Bytes of a chunk: what is taken and freed at once.
 const CHUNK: usize = 64 << 10;
+
+/// Freed bytes that are worth asking the allocator to return them to the system.
+const WORTH_RETURNING: usize = 16 << 20;
 
 /// The disk: its chunks, each absent while it reads as zeroes. A lock for each lets queues work side by side.
 struct Disk {
     chunks: Vec<RwLock<Option<Box<[u8]>>>>,
+    /// Bytes freed since the allocator was last asked to return some.
+    freed: AtomicUsize,
 }
 
 /// A part of one chunk.
@@ -45,7 +52,8 @@ struct Piece {
 
 impl Disk {
     fn new(bytes: usize) -> Disk {
-        Disk { chunks: (0..bytes.div_ceil(CHUNK)).map(|_| RwLock::new(None)).collect() }
+        let chunks = (0..bytes.div_ceil(CHUNK)).map(|_| RwLock::new(None)).collect();
+        Disk { chunks, freed: AtomicUsize::new(0) }
     }
 
     /// The pieces of the `len` bytes at `offset`, chunk by chunk.
@@ -81,15 +89,20 @@ impl Disk {
         }
     }
 
-    /// Makes the range read as zeroes, and gives back the memory of every whole chunk.
+    /// Makes the range read as zeroes, and frees the memory of every whole chunk.
     fn clear(&self, offset: usize, len: usize) {
+        let mut freed = 0;
         for piece in Disk::pieces(offset, len) {
             let mut chunk = self.chunks[piece.chunk].write().unwrap_or_else(PoisonError::into_inner);
             if piece.len == CHUNK {
-                *chunk = None;
+                freed += chunk.take().map_or(0, |bytes| bytes.len());
             } else if let Some(bytes) = chunk.as_mut() {
                 bytes[piece.start..piece.start + piece.len].fill(0);
             }
+        }
+        if freed > 0 && self.freed.fetch_add(freed, Ordering::Relaxed) + freed >= WORTH_RETURNING {
+            self.freed.store(0, Ordering::Relaxed);
+            return_memory();
         }
     }
 
@@ -110,6 +123,18 @@ impl Disk {
         request.complete();
     }
 }
+
+/// Returns free memory to the system. glibc keeps what is free behind something that is in use, unless it is asked.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "a call of libc's that takes and gives no memory of ours")]
+fn return_memory() {
+    // SAFETY: it has no precondition, and touches only memory that is free.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Returns free memory to the system, which other allocators do by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn return_memory() {}
 
 struct Options {
     size: u64,

@@ -7,7 +7,7 @@ use crate::char_device::CharDevice;
 use crate::control::Control;
 use crate::device_info::{DeviceInfo, NewDevice, State};
 use crate::errno::Errno;
-use crate::error::{Command, Error};
+use crate::error::Error;
 use crate::id::QueueId;
 use crate::params::Params;
 use crate::queue::PreparedQueue;
@@ -16,8 +16,17 @@ use crate::syscall;
 /// How long a fresh char device may take to become ours: udev gives the node its owner.
 const NODE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a deleted device's id may take to become free: the kernel tears down the queues' rings first.
-const GONE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long is waited for a deleted device's id to become free: the kernel tears down the queues' rings first.
+const FREE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What became of the id of a device that was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeletedId {
+    /// It can be used for another device.
+    Free,
+    /// Somebody still has the block device or the char device open, and the id is theirs until they close it.
+    Held,
+}
 
 /// A device with its parameters set and its char device open, which only this process can serve.
 ///
@@ -108,20 +117,22 @@ impl Device {
         self.started = false;
     }
 
-    /// Deletes the device, and waits until its id is free. The queues have to be dropped.
+    /// Deletes the device, and waits a few seconds for its id to become free. The queues have to be dropped.
     ///
-    /// The deletion is asked for while the char device is held, so that the id cannot have become somebody else's.
+    /// The deletion is asked for while the char device is held, so that the id cannot have become somebody else's. Both
+    /// nodes are gone when this returns. A client that still has the block device open, a mounted filesystem for
+    /// instance, holds the id and nothing else.
     ///
     /// # Errors
     ///
-    /// Those of [`Control::delete_async`]. [`Error::TimedOut`] where the device is deleted, and somebody holds on to it.
+    /// Those of [`Control::delete_async`] and [`Control::delete`].
     ///
     /// # Kernel
     ///
     /// `UBLK_U_CMD_DEL_DEV_ASYNC` (Linux 6.9), before that `UBLK_U_CMD_DEL_DEV`.
-    pub fn delete(mut self) -> Result<(), Error> {
+    pub fn delete(mut self) -> Result<DeletedId, Error> {
         self.delete_now()?;
-        self.wait_until_gone()
+        self.wait_until_free()
     }
 
     fn delete_now(&mut self) -> Result<(), Error> {
@@ -151,20 +162,16 @@ impl Device {
     }
 
     /// Nothing tells when the last reference to a deleted device went, so it is asked for.
-    fn wait_until_gone(&mut self) -> Result<(), Error> {
-        let id = self.info.id();
-        let deadline = syscall::monotonic().saturating_add(GONE_PATIENCE);
+    fn wait_until_free(&mut self) -> Result<DeletedId, Error> {
+        let deadline = syscall::monotonic().saturating_add(FREE_PATIENCE);
         loop {
-            match self.control.info(id) {
-                Err(Error::Control { errno: Errno::ENODEV, .. }) => return Ok(()),
+            match self.control.info(self.info.id()) {
+                Err(Error::Control { errno: Errno::ENODEV, .. }) => return Ok(DeletedId::Free),
                 Err(error) => return Err(error),
                 // A deleted device stays dead, so one that lives has taken the free id.
-                Ok(info) if info.state() != State::DEAD => return Ok(()),
+                Ok(info) if info.state() != State::DEAD => return Ok(DeletedId::Free),
                 Ok(_) if syscall::monotonic() < deadline => syscall::sleep(Duration::from_millis(5)),
-                Ok(_) => {
-                    let command = Command::DEL_DEV_ASYNC;
-                    return Err(Error::TimedOut { command, device: Some(id), waited: GONE_PATIENCE });
-                }
+                Ok(_) => return Ok(DeletedId::Held),
             }
         }
     }

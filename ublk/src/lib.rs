@@ -98,7 +98,7 @@ mod units;
 
 pub use char_device::CharDevice;
 pub use control::{Control, CpuSet};
-pub use device::Device;
+pub use device::{DeletedId, Device};
 pub use device_info::{DeviceInfo, NewDevice, State};
 pub use errno::Errno;
 pub use error::{Command, Error, SystemCall};

@@ -96,7 +96,8 @@ impl Server {
     /// `target` answers each request; the threads of all queues call it. `started` is called once, when the block device
     /// exists. A target that panics fails its request and all that follow, and ends the server.
     ///
-    /// The device is deleted on every return, and when `started` panics. With `panic = "abort"`, and after SIGKILL, its id
+    /// The device is deleted on every return, and when `started` panics; a client that still has the block device open keeps
+    /// its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL, its id
     /// and its char device stay.
     ///
     /// # Errors
