@@ -16,8 +16,8 @@ use std::thread;
 
 use harness::{Aligned, exists, nodes, serve};
 use ublk::{
-    Attributes, Cache, CharDevice, Command, Control, Device, DeviceId, DeviceInfo, Errno, Error, Features, NewDevice,
-    Operation, Params, PreparedQueue, QueueId, Request, Sectors, State, Stopped,
+    Attributes, Cache, CharDevice, Command, Control, DeletedId, Device, DeviceId, DeviceInfo, Errno, Error, Features,
+    NewDevice, Operation, Params, PreparedQueue, QueueId, Request, Sectors, State, Stopped,
 };
 
 fn open() -> Control {
@@ -207,7 +207,7 @@ fn the_largest_id_that_the_driver_takes_works() {
     let last = DeviceId::new((1 << 20) - 1);
     let device = Device::add(control, &NewDevice::new().id(last), &params()).unwrap();
     assert_eq!(nodes(), ["ublkc1048575"]);
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
     control = open();
     assert_gone(&mut control, last);
 }
@@ -505,7 +505,7 @@ fn a_char_device_that_is_open_is_ebusy_and_one_that_is_not_there_enoent() {
     let device = Device::add(open(), &NewDevice::new().id(HIGH), &params()).unwrap();
     let second = CharDevice::open(HIGH, Duration::ZERO).unwrap_err();
     assert_eq!(second, Error::OpenCharDevice { device: HIGH, errno: Errno::EBUSY });
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
     let third = CharDevice::open(HIGH, Duration::ZERO).unwrap_err();
     assert_eq!(third, Error::OpenCharDevice { device: HIGH, errno: Errno::ENOENT });
 }
@@ -528,7 +528,7 @@ fn a_queue_is_made_with_its_own_char_device_and_a_number_in_range() {
     assert!(PreparedQueue::new(&foreign, &other, QueueId::new(other.queues() - 1)).is_ok());
     drop(foreign);
     control.delete(other.id()).unwrap();
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
     assert_eq!(nodes(), [""; 0]);
 }
 
@@ -569,7 +569,7 @@ fn a_device_that_is_dropped_leaves_no_node() {
     assert_eq!(nodes(), [""; 0]);
     drop(queue);
     let device = Device::add(open(), &NewDevice::new().id(HIGH), &params()).unwrap();
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
 }
 
 #[test]
@@ -718,7 +718,7 @@ fn a_deletion_that_waits_for_somebody_who_holds_on_is_given_up() {
     assert_eq!(nodes(), [""; 0]);
     assert_eq!(open().add(&NewDevice::new().id(HIGH)), Err(refused(Command::ADD_DEV, HIGH, Errno::EEXIST)));
     // Its server lets go, and finds it deleted.
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
     assert_gone(&mut open(), HIGH);
 }
 
@@ -733,7 +733,7 @@ fn a_command_that_hangs_holds_up_no_other_handle_of_its_thread() {
     let mut other = open();
     let info = other.add(&NewDevice::new()).unwrap();
     other.delete(info.id()).unwrap();
-    device.delete().unwrap();
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
     assert_gone(&mut other, HIGH);
     drop(hanging);
 }
