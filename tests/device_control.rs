@@ -17,7 +17,7 @@ use std::thread;
 use harness::{Aligned, exists, nodes, serve};
 use ublk::{
     Attributes, Cache, CharDevice, Command, Control, DeletedId, Device, DeviceId, DeviceInfo, Errno, Error, Features,
-    NewDevice, Operation, Params, PreparedQueue, QueueId, Request, Sectors, State, Stopped,
+    NewDevice, Operation, Params, QueueId, Request, Sectors, State, Stopped,
 };
 
 fn open() -> Control {
@@ -512,22 +512,15 @@ fn a_char_device_that_is_open_is_ebusy_and_one_that_is_not_there_enoent() {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn a_queue_is_made_with_its_own_char_device_and_a_number_in_range() {
-    let device = Device::add(open(), &NewDevice::new().id(HIGH).queues(2).depth(4), &params()).unwrap();
-    let mut control = open();
-    let other = control.add(&NewDevice::new().queues(2).depth(8)).unwrap();
-    let foreign = CharDevice::open(other.id(), Duration::from_secs(3)).unwrap();
-    let invalid = |made: Result<PreparedQueue, Error>| matches!(made, Err(Error::Invalid { .. }));
-    assert!(invalid(PreparedQueue::new(&foreign, device.info(), QueueId::new(0))));
-    assert!(invalid(PreparedQueue::new(&foreign, &other, QueueId::new(other.queues()))));
-    assert!(invalid(PreparedQueue::new(&foreign, &other, QueueId::new(u16::MAX))));
-    assert!(invalid(device.queue(QueueId::new(device.info().queues()))));
+fn a_queue_is_made_with_a_number_in_range_and_not_without_the_char_device() {
+    let mut device = Device::add(open(), &NewDevice::new().id(HIGH).queues(2).depth(4), &params()).unwrap();
     for queue in (0..device.info().queues()).map(QueueId::new) {
         assert_eq!(device.queue(queue).unwrap().id(), queue);
     }
-    assert!(PreparedQueue::new(&foreign, &other, QueueId::new(other.queues() - 1)).is_ok());
-    drop(foreign);
-    control.delete(other.id()).unwrap();
+    assert!(matches!(device.queue(QueueId::new(device.info().queues())), Err(Error::Invalid { .. })));
+    assert!(matches!(device.queue(QueueId::new(u16::MAX)), Err(Error::Invalid { .. })));
+    device.let_go();
+    assert!(matches!(device.queue(QueueId::new(0)), Err(Error::Invalid { .. })));
     assert_eq!(device.delete(), Ok(DeletedId::Free));
     assert_eq!(nodes(), [""; 0]);
 }
@@ -546,12 +539,10 @@ fn a_device_that_moves_data_otherwise_gets_no_copy_queue() {
         Features::SHMEM_ZC,
     ];
     for mode in modes.into_iter().filter(|mode| offered.contains(*mode)) {
-        let info = control.add(&NewDevice::new().id(HIGH).features(mode)).unwrap();
-        let char_device = CharDevice::open(HIGH, Duration::from_secs(3)).unwrap();
-        let made = PreparedQueue::new(&char_device, &info, QueueId::new(0));
+        let device = Device::add(open(), &NewDevice::new().id(HIGH).features(mode), &params()).unwrap();
+        let made = device.queue(QueueId::new(0));
         assert!(matches!(made, Err(Error::Invalid { .. })), "{mode}: {made:?}");
-        drop(char_device);
-        control.delete(HIGH).unwrap();
+        assert_eq!(device.delete(), Ok(DeletedId::Free));
     }
 }
 

@@ -2,7 +2,8 @@
 //! `/dev/ublk-control`: every control command, one at a time. It knows nothing of queues.
 //!
 //! A command is sent once. Asking again after a refusal could do a thing twice that the first attempt did half, and on a
-//! kernel without the old encoding would hide the first errno behind another.
+//! kernel without the old encoding would hide the first errno behind another. The one exception is [`Control::add`] where the
+//! id is just being freed.
 #![expect(unsafe_code, reason = "lends the control buffer to the driver; Invariant C1 says for how long")]
 
 mod commands;

@@ -77,11 +77,17 @@ impl Device {
         &mut self.control
     }
 
-    /// Prepares one queue, for the thread that will serve it.
+    /// Prepares one queue, for the thread that will serve it: makes its ring, and maps its descriptors and its buffers.
     ///
     /// # Errors
     ///
-    /// Those of [`PreparedQueue::new`], and [`Error::Invalid`] after [`let_go`](Device::let_go).
+    /// - [`Error::Invalid`]: the device has no such queue, moves data in another way, or was [let go](Device::let_go).
+    /// - [`Error::System`]: `ENOMEM` or `EMFILE` for want of memory or descriptors; `EINVAL` from
+    ///   [`MmapDescriptors`](crate::SystemCall::MmapDescriptors) where another process has mapped them.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0, with this ring 6.1. `ublk_ch_mmap()`.
     pub fn queue(&self, id: QueueId) -> Result<PreparedQueue, Error> {
         let char_device = self.char_device.as_ref();
         let char_device = char_device.ok_or(Error::Invalid { what: "the char device was let go" })?;

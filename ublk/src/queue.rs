@@ -107,24 +107,13 @@ static_assertions::assert_impl_all!(PreparedQueue: Send);
 impl PreparedQueue {
     /// Makes the ring and maps the descriptors and the buffers of one queue.
     ///
-    /// `info` is what the driver answered to the command that made the device.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Invalid`]: the device has no such queue, is not the char device's, or moves data in another way.
-    /// - [`Error::System`]: `ENOMEM` or `EMFILE` for want of memory or descriptors; `EINVAL` from
-    ///   [`MmapDescriptors`](crate::SystemCall::MmapDescriptors) where another process has mapped them.
-    ///
-    /// # Kernel
-    ///
-    /// Since Linux 6.0, with this ring 6.1. `ublk_ch_mmap()`.
-    pub fn new(char_device: &CharDevice, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
+    /// `info` is what the driver answered to the command that made the device of `char_device`. Nobody but
+    /// [`Device`](crate::Device) can say so, which is why this is not public: with the buffers of another device's size
+    /// the driver would write past their ends.
+    pub(crate) fn new(char_device: &CharDevice, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
         let invalid = |what| Err(Error::Invalid { what });
         if id.raw() >= info.queues() {
             return invalid("a queue's number is below the number of the device's queues");
-        }
-        if char_device.id() != info.id() {
-            return invalid("a queue is made with its own device's char device");
         }
         if OTHER_DATA_MODES.iter().any(|mode| info.features().contains(*mode)) {
             return invalid("a device for this queue moves data through the server's buffers (copy mode)");

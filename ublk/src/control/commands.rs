@@ -12,11 +12,13 @@
 
 use core::ffi::CStr;
 use core::fmt;
+use core::time::Duration;
 
 use ublk_sys::{UBLK_FEATURES_LEN, ublk_params, ublksrv_ctrl_dev_info};
 
 use crate::control::{Control, Header};
 use crate::device_info::{DeviceInfo, NewDevice};
+use crate::errno::Errno;
 use crate::error::{Command, Error};
 use crate::features::Features;
 use crate::id::{DeviceId, QueueId};
@@ -26,6 +28,9 @@ use crate::syscall;
 
 /// The most CPUs of a [`CpuSet`]: what Linux can be configured for on the largest machines.
 const MAX_CPUS: usize = 8192;
+
+/// How long an id may take to become free after its device is gone.
+const FREEING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A set of CPUs (`cpumask`).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,7 +100,8 @@ impl Control {
     ///
     /// The driver gives fewer queues than asked for where there are fewer CPUs, and rounds the largest request down to
     /// whole pages: what it returns is what counts from here on. It drops features that it does not know without a word;
-    /// here that is an error, and the device is deleted before it returns.
+    /// here that is an error, and the device is deleted before it returns. An id whose last device is just being freed is
+    /// waited for, a second at most.
     ///
     /// # Errors
     ///
@@ -115,8 +121,17 @@ impl Control {
         if !missing.is_empty() {
             return Err(Error::Unsupported { missing, offered });
         }
-        let header = Header { device: device.asked_id(), ..self.lend(sent) };
-        self.send(Command::ADD_DEV, header, self.patience)?;
+        let deadline = syscall::monotonic().saturating_add(FREEING_PATIENCE);
+        loop {
+            let header = Header { device: device.asked_id(), ..self.lend(sent) };
+            match self.send(Command::ADD_DEV, header, self.patience) {
+                Ok(_) => break,
+                Err(taken) if !self.is_being_freed(device.asked_id(), taken) => return Err(taken),
+                Err(taken) if syscall::monotonic() >= deadline => return Err(taken),
+                // Nothing tells when the id is free. The refusal changed nothing, so it can be asked for again.
+                Err(_) => syscall::sleep(Duration::from_millis(5)),
+            }
+        }
         let info = DeviceInfo::new(self.take::<ublksrv_ctrl_dev_info>(0)?);
         if let Err(error) = check_added(&sent, &info, device.asked_features()) {
             // Nobody else knows of it yet. If this fails too, the first error says more.
@@ -124,6 +139,14 @@ impl Control {
             return Err(error);
         }
         Ok(info)
+    }
+
+    /// Whether an id was refused as taken although there is no device of it any more: the driver forgets a device before it
+    /// has freed its memory, and its id only after that.
+    fn is_being_freed(&mut self, id: Option<DeviceId>, refusal: Error) -> bool {
+        let gone = |answer| matches!(answer, Err(Error::Control { errno: Errno::ENODEV, .. }));
+        let taken = matches!(refusal, Error::Control { errno: Errno::EEXIST, .. });
+        id.is_some_and(|id| taken && gone(self.info(id)))
     }
 
     /// Describes a device.
@@ -141,7 +164,8 @@ impl Control {
         self.take(0).map(DeviceInfo::new)
     }
 
-    /// Describes the device whose char device is at `path`, privileged or not: whoever can read the node may ask.
+    /// Describes the device whose char device is at `path`. Of an unprivileged device whoever can read the node may ask so;
+    /// of any other it takes `CAP_SYS_ADMIN` too.
     ///
     /// # Errors
     ///
