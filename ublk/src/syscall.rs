@@ -285,7 +285,7 @@ pub(crate) fn monotonic() -> Duration {
 /// `nanosleep(2)`, shorter where a signal arrives.
 pub(crate) fn sleep(time: Duration) {
     let request = libc::timespec {
-        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_sec: i32::try_from(time.as_secs()).unwrap_or(i32::MAX).into(),
         tv_nsec: i32::try_from(time.subsec_nanos()).unwrap_or(0).into(),
     };
     let pointer: *const libc::timespec = &request;
