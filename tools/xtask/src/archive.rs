@@ -177,6 +177,8 @@ fn address(security: bool) -> Result<String> {
             "Dir::Cache::pkgcache=",
             "-o",
             "Dir::Cache::srcpkgcache=",
+            "-o",
+            "Acquire::Languages=none",
         ];
         eprintln!("fetching the list of this machine's packages");
         heard(Command::new("apt-get").args(options).arg("update"))?;
