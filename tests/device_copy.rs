@@ -13,7 +13,7 @@ use std::thread;
 use harness::{Aligned, Served, exists, nodes, serve};
 use ublk::{
     Cache, Control, DeletedId, Device, Errno, Error, NewDevice, Operation, Params, QueueId, Request, RequestFlags,
-    Sectors, Server, Stopped, Wake,
+    Sectors, Server, StopHandle, Stopped, Wake,
 };
 
 /// 8 MiB, one queue, one request at a time: every request uses the same buffer.
@@ -312,6 +312,30 @@ fn two_devices_in_one_process_serve_side_by_side() {
     second.open_direct().read_exact_at(&mut read, 0).unwrap();
     assert_eq!(read[0], 2);
     second.stop().unwrap();
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn one_handle_stops_every_server_that_has_it() {
+    let stop = StopHandle::new().unwrap();
+    let (live, is_live) = mpsc::channel();
+    let servers: Vec<_> = (0..3)
+        .map(|_| {
+            let (server, live) = (Server::new(NewDevice::new(), params()).stop_on(&stop), live.clone());
+            thread::spawn(move || server.run(|request| request.complete(), |_| live.send(()).unwrap()))
+        })
+        .collect();
+    for _ in &servers {
+        is_live.recv().unwrap();
+    }
+    stop.stop();
+    for server in servers {
+        assert_eq!(server.join().unwrap(), Ok(Stopped::Handle));
+    }
+    assert_eq!(nodes(), Vec::<String>::new());
+    // A server that is made when the handle has said so stops as soon as it is live.
+    let late = Server::new(NewDevice::new(), params()).stop_on(&stop);
+    assert_eq!(late.run(|request| request.complete(), |_| ()), Ok(Stopped::Handle));
 }
 
 #[test]

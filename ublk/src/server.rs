@@ -24,7 +24,7 @@ use crate::error::{Error, SystemCall};
 use crate::id::QueueId;
 use crate::params::Params;
 use crate::queue::{PreparedQueue, Queue, Request};
-use stop::{Event, Signals};
+use stop::{Event, Signals, Wakeups};
 
 /// A server for one device.
 ///
@@ -60,8 +60,7 @@ struct Shared<T> {
     target: T,
     /// Set when the target has panicked: it is not called again, and every further request fails.
     panicked: AtomicBool,
-    /// Readable when the server is to stop, or a queue's thread has ended.
-    changed: StopHandle,
+    wakeups: Wakeups,
     /// Readable when every queue's thread is to leave, whatever is unanswered.
     abandon: Event,
 }
@@ -112,12 +111,9 @@ impl Server {
         T: Fn(Request<'_>) + Sync,
         S: FnOnce(&DeviceInfo),
     {
-        let changed = match self.handle {
-            Some(handle) => handle,
-            None => StopHandle::new()?,
-        };
-        let shared = Shared { target, panicked: AtomicBool::new(false), changed, abandon: Event::new()? };
         let signals = if self.on_signals { Some(Signals::block()?) } else { None };
+        let wakeups = Wakeups { news: Event::new()?, handle: self.handle, signals };
+        let shared = Shared { target, panicked: AtomicBool::new(false), wakeups, abandon: Event::new()? };
         let mut device = Device::add(Control::open()?, &self.device, &self.params)?;
         let queues = (0..device.info().queues()).map(|id| device.queue(QueueId::new(id)));
         let queues = queues.collect::<Result<Vec<_>, Error>>()?;
@@ -133,14 +129,14 @@ impl Server {
                     let served = panic::catch_unwind(AssertUnwindSafe(|| serve(queue, shared, &report)));
                     // The other end is gone only where nobody wants to know any more.
                     let _ = report.send(Report::Ended(served.unwrap_or(Err(Error::Panicked { queue: id }))));
-                    shared.changed.notify();
+                    shared.wakeups.news.notify();
                 });
                 spawned
                     .map_err(|error| SystemCall::Thread.failed(Errno::from_raw(error.raw_os_error().unwrap_or(0))))?;
                 session.running += 1;
             }
             drop(report);
-            session.serve(started, signals.as_ref())
+            session.serve(started)
         });
         let deleted = device.delete();
         let stopped = served?;
@@ -165,7 +161,7 @@ struct Session<'s, T> {
 const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 
 impl<T> Session<'_, T> {
-    fn serve(mut self, started: impl FnOnce(&DeviceInfo), signals: Option<&Signals>) -> Result<Stopped, Error> {
+    fn serve(mut self, started: impl FnOnce(&DeviceInfo)) -> Result<Stopped, Error> {
         // The driver waits for every fetch before it starts a device, so one that failed would never let it.
         for _ in 0..self.running {
             if let Ok(report) = self.reports.recv() {
@@ -175,7 +171,7 @@ impl<T> Session<'_, T> {
         }
         self.device.start()?;
         started(self.device.info());
-        let stopped = self.wait(signals)?;
+        let stopped = self.wait()?;
         self.device.stop()?;
         self.wait_for_threads();
         self.failed?;
@@ -183,17 +179,15 @@ impl<T> Session<'_, T> {
     }
 
     /// Waits for a reason to stop.
-    fn wait(&mut self, signals: Option<&Signals>) -> Result<Stopped, Error> {
+    fn wait(&mut self) -> Result<Stopped, Error> {
         loop {
-            if let Some(signal) = self.shared.changed.wait(signals)? {
-                return Ok(Stopped::Signal(signal));
-            }
+            let stopped = self.shared.wakeups.wait()?;
             while let Ok(report) = self.reports.try_recv() {
                 self.note(report);
             }
             self.failed?;
-            if self.shared.changed.is_stopped() {
-                return Ok(Stopped::Handle);
+            if let Some(stopped) = stopped {
+                return Ok(stopped);
             }
             // The thread of a target that panicked serves on until the device is stopped, and then says so.
             if self.running == 0 || self.shared.panicked.load(Ordering::Acquire) {
@@ -268,7 +262,7 @@ where
         if panic::catch_unwind(target).is_err() {
             panicked = true;
             shared.panicked.store(true, Ordering::Release);
-            shared.changed.notify();
+            shared.wakeups.news.notify();
         }
     }
     Ok(panicked)

@@ -318,15 +318,14 @@ pub(crate) fn read_event(event: &Fd) -> Result<(), Errno> {
     if read < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
-/// `poll(2)` until one of the descriptors can be read, for as long as it takes.
+/// `poll(2)` until one of the descriptors can be read, for as long as it takes; which of them can.
 #[cfg(feature = "std")]
-pub(crate) fn poll(first: &Fd, second: Option<&Fd>) -> Result<(), Errno> {
+pub(crate) fn poll(fds: [Option<&Fd>; 3]) -> Result<[bool; 3], Errno> {
     // A negative descriptor is passed over.
-    let second = second.map_or(-1, Fd::raw);
-    let mut fds = [first.0, second].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
-    // SAFETY: `fds` has its 2 elements, borrowed for us alone while the kernel writes them.
-    let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) };
-    if ready < 0 { Err(last_errno()) } else { Ok(()) }
+    let mut polled = fds.map(|fd| libc::pollfd { fd: fd.map_or(-1, Fd::raw), events: libc::POLLIN, revents: 0 });
+    // SAFETY: `polled` has its 3 elements, borrowed for us alone while the kernel writes them.
+    let ready = unsafe { libc::poll(polled.as_mut_ptr(), 3, -1) };
+    if ready < 0 { Err(last_errno()) } else { Ok(polled.map(|fd| fd.revents & libc::POLLIN != 0)) }
 }
 
 /// The signals that a thread had blocked.

@@ -2,7 +2,6 @@
 //! What ends a server: a handle in another thread, or a signal.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use crate::errno::Errno;
@@ -55,60 +54,57 @@ impl Event {
     }
 }
 
-/// Stops a [`Server`](super::Server) from another thread, or from a signal handler: [`stop`](StopHandle::stop) is one store
-/// and one `write(2)`.
+/// Stops a [`Server`](super::Server) from another thread, or from a signal handler: [`stop`](StopHandle::stop) is one
+/// `write(2)`. Several servers may have the same handle, and all of them stop.
 #[derive(Clone, Debug)]
 pub struct StopHandle {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    event: Event,
-    stopped: AtomicBool,
+    /// Never read, so that it stays readable.
+    event: Arc<Event>,
 }
 
 impl StopHandle {
-    /// Makes a handle, for one server.
+    /// Makes a handle.
     ///
     /// # Errors
     ///
     /// [`Error::System`] with [`SystemCall::Eventfd`]: the process has no descriptor left.
     pub fn new() -> Result<StopHandle, Error> {
-        Ok(StopHandle { inner: Arc::new(Inner { event: Event::new()?, stopped: AtomicBool::new(false) }) })
+        Ok(StopHandle { event: Arc::new(Event::new()?) })
     }
 
     /// Asks the server to stop. It returns at once; the server's `run` returns when the device is gone.
     pub fn stop(&self) {
-        self.inner.stopped.store(true, Ordering::Release);
-        self.notify();
+        self.event.notify();
     }
+}
 
-    pub(super) fn is_stopped(&self) -> bool {
-        self.inner.stopped.load(Ordering::Acquire)
-    }
+/// Everything that a server waits for.
+#[derive(Debug)]
+pub(super) struct Wakeups {
+    /// Notified when a thread of the server has something to say.
+    pub(super) news: Event,
+    pub(super) handle: Option<StopHandle>,
+    pub(super) signals: Option<Signals>,
+}
 
-    /// Wakes the server without asking it to stop.
-    pub(super) fn notify(&self) {
-        self.inner.event.notify();
-    }
-
-    /// Waits until notified, or until a signal comes, which is returned.
-    pub(super) fn wait(&self, signals: Option<&Signals>) -> Result<Option<i32>, Error> {
-        let event = self.inner.event.fd();
-        loop {
-            match syscall::poll(event, signals.map(|signals| &signals.fd)) {
-                Ok(()) => {}
-                Err(Errno::EINTR) => continue,
+impl Wakeups {
+    /// Waits for news, or for a reason to stop, which is returned.
+    pub(super) fn wait(&self) -> Result<Option<Stopped>, Error> {
+        let handle = self.handle.as_ref().map(|handle| handle.event.fd());
+        let signals = self.signals.as_ref().map(|signals| &signals.fd);
+        let [news, stopped, _] = loop {
+            match syscall::poll([Some(self.news.fd()), handle, signals]) {
+                Ok(readable) => break readable,
+                Err(Errno::EINTR) => {}
                 Err(errno) => return Err(SystemCall::Poll.failed(errno)),
             }
-            if let Some(signal) = signals.and_then(Signals::take) {
-                return Ok(Some(signal));
-            }
-            if syscall::read_event(event).is_ok() {
-                return Ok(None);
-            }
+        };
+        if news {
+            // What is said is looked for elsewhere; the next wait is for what comes after.
+            let _ = syscall::read_event(self.news.fd());
         }
+        let signal = self.signals.as_ref().and_then(Signals::take);
+        Ok(signal.map(Stopped::Signal).or(stopped.then_some(Stopped::Handle)))
     }
 }
 
