@@ -16,8 +16,8 @@ use std::thread;
 
 use harness::{Aligned, exists, nodes, serve};
 use ublk::{
-    Attributes, Cache, CharDevice, Command, Control, DeletedId, Device, DeviceId, DeviceInfo, Errno, Error, Features,
-    NewDevice, Operation, Params, QueueId, Request, Sectors, State, Stopped,
+    Attributes, Cache, Command, Control, DeletedId, Device, DeviceId, DeviceInfo, Errno, Error, Features, NewDevice,
+    Operation, Params, QueueId, Request, Sectors, State, Stopped,
 };
 
 fn open() -> Control {
@@ -83,15 +83,17 @@ fn a_feature_that_is_not_offered_is_named_and_leaves_no_device() {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_feature_that_the_driver_offers_and_then_drops_is_named_and_leaves_no_device() {
     let mut control = open();
-    // Offered to everybody, and taken from whoever has CAP_SYS_ADMIN, with success as the answer.
-    let missing = Features::UNPRIVILEGED_DEV;
-    assert!(control.features().unwrap().contains(missing));
-    let error = control.add(&NewDevice::new().id(HIGH).features(missing)).unwrap_err();
-    assert!(matches!(error, Error::Unsupported { missing: named, .. } if named == missing), "{error:?}");
+    // The driver takes the first from a device that has the second, with success as the answer.
+    let (missing, kept) = (Features::NEED_GET_DATA, Features::USER_COPY);
+    assert!(control.features().unwrap().contains(missing | kept));
+    for device in [NewDevice::new().id(HIGH), NewDevice::new()] {
+        let error = control.add(&device.features(missing | kept)).unwrap_err();
+        assert!(
+            matches!(error, Error::Unsupported { missing: named, offered } if named == missing && offered.contains(kept)),
+            "{error:?}"
+        );
+    }
     assert_gone(&mut control, HIGH);
-
-    let error = control.add(&NewDevice::new().features(missing)).unwrap_err();
-    assert!(matches!(error, Error::Unsupported { missing: named, .. } if named == missing), "{error:?}");
     assert_eq!(nodes(), [""; 0]);
 }
 
@@ -302,7 +304,7 @@ fn a_tool_deletes_a_device_that_another_serves_and_that_server_ends_by_itself() 
     assert_eq!(tool.info(HIGH).unwrap().server_process(), Some(std::process::id()));
     tool.delete(HIGH).unwrap();
     assert_gone(&mut tool, HIGH);
-    assert_eq!(served.join(), Ok(Stopped::ByItself));
+    assert_eq!(served.join(), Ok(Stopped::FromOutside));
     assert_eq!(nodes(), [""; 0]);
 }
 
@@ -312,7 +314,7 @@ fn a_tool_stops_a_device_that_another_serves_and_that_server_deletes_it() {
     let served = serve(NewDevice::new().id(HIGH), params(), forgetful).unwrap();
     let mut tool = open();
     tool.stop(HIGH).unwrap();
-    assert_eq!(served.join(), Ok(Stopped::ByItself));
+    assert_eq!(served.join(), Ok(Stopped::FromOutside));
     assert!(!exists(&mut tool, HIGH));
     assert_eq!(nodes(), [""; 0]);
 }
@@ -372,18 +374,17 @@ fn parameters_that_were_set_are_read_back_and_can_be_set_again() {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn parameters_that_the_driver_refuses_are_einval_and_it_forgets_those_from_before() {
+fn parameters_that_are_refused_are_not_sent_and_those_from_before_stay() {
     let mut control = open();
     let info = control.add(&NewDevice::new().id(HIGH)).unwrap();
-    control.set_params(&info, &params()).unwrap();
-    // A page is the driver's limit, and how large that is this crate does not say before the driver does.
-    let larger_than_a_page = Params::new(Sectors::new(2048), Cache::None).block_bytes(65_536);
-    assert_eq!(control.set_params(&info, &larger_than_a_page), Err(refused(Command::SET_PARAMS, HIGH, Errno::EINVAL)));
-    // Which parameters count is what it forgets; Linux 6.12 leaves the numbers.
-    let types = control.params(HIGH).unwrap().as_raw().types;
-    assert_eq!(types & params().as_raw().types, 0);
+    // The driver wants some before it starts a device.
     assert_eq!(control.start(HIGH), Err(refused(Command::START_DEV, HIGH, Errno::EINVAL)));
     control.set_params(&info, &params()).unwrap();
+    // The driver would answer each with a bare EINVAL, and forget what it had.
+    let larger_than_a_page = Params::new(Sectors::new(2048), Cache::None).block_bytes(65_536);
+    for refused in [larger_than_a_page, Params::new(Sectors::new(0), Cache::None)] {
+        assert!(matches!(control.set_params(&info, &refused), Err(Error::Invalid { .. })));
+    }
     assert_eq!(control.params(HIGH).unwrap().size(), Sectors::new(2048));
     control.delete(HIGH).unwrap();
 }
@@ -391,18 +392,15 @@ fn parameters_that_the_driver_refuses_are_einval_and_it_forgets_those_from_befor
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_device_whose_parameters_are_refused_does_not_stay() {
+    // Nothing of these is sent: this crate refuses them, after the device was added.
     let refusals = [
-        (params().block_bytes(65_536), Some(refused(Command::SET_PARAMS, HIGH, Errno::EINVAL))),
-        // Nothing that is sent: this crate refuses it, after the device was added.
-        (Params::new(Sectors::new(0), Cache::None), None),
-        (Params::new(Sectors::new(9), Cache::None).block_bytes(4096), None),
+        params().block_bytes(65_536),
+        Params::new(Sectors::new(0), Cache::None),
+        Params::new(Sectors::new(9), Cache::None).block_bytes(4096),
     ];
-    for (params, expected) in refusals {
+    for params in refusals {
         let error = Device::add(open(), &NewDevice::new().id(HIGH), &params).unwrap_err();
-        match expected {
-            Some(expected) => assert_eq!(error, expected),
-            None => assert!(matches!(error, Error::Invalid { .. }), "{error:?}"),
-        }
+        assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
         assert_gone(&mut open(), HIGH);
     }
     assert_eq!(nodes(), [""; 0]);
@@ -503,11 +501,10 @@ fn a_path_of_any_length_that_fits_finds_the_device_and_a_longer_one_is_not_sent(
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_char_device_that_is_open_is_ebusy_and_one_that_is_not_there_enoent() {
     let device = Device::add(open(), &NewDevice::new().id(HIGH), &params()).unwrap();
-    let second = CharDevice::open(HIGH, Duration::ZERO).unwrap_err();
-    assert_eq!(second, Error::OpenCharDevice { device: HIGH, errno: Errno::EBUSY });
+    let path = format!("/dev/ublkc{HIGH}");
+    assert_eq!(fs::File::open(&path).unwrap_err().raw_os_error(), Some(libc::EBUSY));
     assert_eq!(device.delete(), Ok(DeletedId::Free));
-    let third = CharDevice::open(HIGH, Duration::ZERO).unwrap_err();
-    assert_eq!(third, Error::OpenCharDevice { device: HIGH, errno: Errno::ENOENT });
+    assert_eq!(fs::File::open(&path).unwrap_err().raw_os_error(), Some(libc::ENOENT));
 }
 
 #[test]
@@ -539,7 +536,7 @@ fn a_device_that_moves_data_otherwise_gets_no_copy_queue() {
         Features::SHMEM_ZC,
     ];
     for mode in modes.into_iter().filter(|mode| offered.contains(*mode)) {
-        let device = Device::add(open(), &NewDevice::new().id(HIGH).features(mode), &params()).unwrap();
+        let mut device = Device::add(open(), &NewDevice::new().id(HIGH).features(mode), &params()).unwrap();
         let made = device.queue(QueueId::new(0));
         assert!(matches!(made, Err(Error::Invalid { .. })), "{mode}: {made:?}");
         assert_eq!(device.delete(), Ok(DeletedId::Free));
@@ -554,7 +551,7 @@ fn a_device_that_is_dropped_leaves_no_node() {
     drop(device);
     assert_eq!(nodes(), [""; 0]);
     // With a queue that is prepared and never fetched, and one that outlives its device.
-    let device = Device::add(open(), &NewDevice::new(), &params()).unwrap();
+    let mut device = Device::add(open(), &NewDevice::new(), &params()).unwrap();
     let queue = device.queue(QueueId::new(0)).unwrap();
     drop(device);
     assert_eq!(nodes(), [""; 0]);
@@ -765,4 +762,50 @@ fn who_may_open_the_control_device_and_no_more_may_ask_for_features_and_no_more(
     assert!(output.status.success() && printed.contains("test result: ok. 1 passed"), "{printed}");
     assert_eq!(control.info(HIGH), Ok(info));
     control.delete(HIGH).unwrap();
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_device_that_was_replaced_while_it_was_opened_is_refused_and_the_other_left_alone() {
+    let path = format!("/dev/ublkc{HIGH}");
+    for attempt in 0.. {
+        assert!(attempt < 200, "the other was never the first to open the char device");
+        let replaced = thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let mut control = open();
+                // Until somebody has added the device; then either of the two opens it first.
+                let file = loop {
+                    match fs::File::options().read(true).write(true).open(&path) {
+                        Ok(file) => break file,
+                        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return None,
+                        Err(_) => thread::yield_now(),
+                    }
+                };
+                control.delete_async(HIGH).unwrap();
+                drop(file);
+                Some(control.add(&NewDevice::new().id(HIGH).max_io_bytes(1 << 20)).unwrap())
+            });
+            let added = Device::add(open(), &NewDevice::new().id(HIGH).max_io_bytes(8192), &params());
+            match (added, other.join().unwrap()) {
+                (Ok(device), None) => {
+                    device.delete().unwrap();
+                    false
+                }
+                (Err(error), Some(info)) => {
+                    // Where the other was still deleting, there was nothing to open, or no such device.
+                    let expected =
+                        matches!(error, Error::Replaced { .. } | Error::OpenCharDevice { .. } | Error::Control { .. });
+                    assert!(expected, "{error:?}");
+                    assert_eq!(open().info(HIGH).unwrap().max_io_bytes(), info.max_io_bytes());
+                    open().delete(HIGH).unwrap();
+                    matches!(error, Error::Replaced { .. })
+                }
+                (added, other) => panic!("{added:?} {other:?}"),
+            }
+        });
+        if replaced {
+            break;
+        }
+    }
+    assert_eq!(nodes(), [""; 0]);
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use harness::{Aligned, Served, exists, nodes, serve};
 use ublk::{
@@ -345,7 +346,7 @@ fn a_device_that_somebody_else_stops_ends_its_server_and_is_deleted() {
     let id = served.id();
     let mut control = Control::open().unwrap();
     control.stop(id).unwrap();
-    assert_eq!(served.join(), Ok(Stopped::ByItself));
+    assert_eq!(served.join(), Ok(Stopped::FromOutside));
     assert!(!exists(&mut control, id));
 }
 
@@ -367,6 +368,74 @@ fn a_server_stops_while_a_client_writes() {
     }
     assert_eq!(served.stop(), Ok(Stopped::Handle));
     client.join().unwrap();
+    assert_eq!(nodes(), Vec::<String>::new());
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_stop_waits_for_a_slow_target_as_long_as_it_answers() {
+    const BYTES: u64 = 8 << 20;
+    let written = Arc::new(AtomicU64::new(0));
+    let count = written.clone();
+    let stop = StopHandle::new().unwrap();
+    let server = Server::new(NewDevice::new(), params()).stop_on(&stop).stop_patience(Duration::from_millis(700));
+    let (live, is_live) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let target = |request: Request<'_>| {
+            if request.operation() == Operation::WRITE {
+                // A disk that takes its time: for all of it many times the patience.
+                thread::sleep(Duration::from_millis(200));
+                count.fetch_add(request.len_bytes(), Ordering::SeqCst);
+            }
+            request.complete();
+        };
+        server.run(target, |info| live.send(info.id()).unwrap())
+    });
+    let id = is_live.recv().unwrap();
+    let disk = std::fs::OpenOptions::new().write(true).open(format!("/dev/ublkb{id}")).unwrap();
+    disk.write_all_at(&vec![1; usize::try_from(BYTES).unwrap()], 0).unwrap();
+    stop.stop();
+    assert_eq!(thread.join().unwrap(), Ok(Stopped::Handle));
+    assert_eq!(written.load(Ordering::SeqCst), BYTES);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_stop_gives_up_on_a_request_that_is_never_answered_and_leaves_no_device() {
+    let stop = StopHandle::new().unwrap();
+    let server = Server::new(NewDevice::new(), params()).stop_on(&stop).stop_patience(Duration::from_millis(500));
+    let (live, is_live) = mpsc::channel();
+    let (forgot, has_forgotten) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let target = |request: Request<'_>| match request.operation() {
+            Operation::WRITE => {
+                core::mem::forget(request);
+                forgot.send(()).unwrap();
+            }
+            _ => request.complete(),
+        };
+        let target = Mutex::new(target);
+        server.run(|request| (target.lock().unwrap())(request), |info| live.send(info.id()).unwrap())
+    });
+    let id = is_live.recv().unwrap();
+    let client = thread::spawn(move || {
+        let mut options = std::fs::OpenOptions::new();
+        let disk = options.write(true).custom_flags(libc::O_DIRECT).open(format!("/dev/ublkb{id}")).unwrap();
+        disk.write_all_at(&Aligned::filled(4096, 1), 0).unwrap_err().raw_os_error()
+    });
+    has_forgotten.recv().unwrap();
+    stop.stop();
+    let error = thread.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+    assert_eq!(client.join().unwrap(), Some(libc::EIO));
+    assert_eq!(nodes(), Vec::<String>::new());
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_device_that_would_outlive_its_server_is_refused() {
+    let device = NewDevice::new().features(ublk::Features::USER_RECOVERY);
+    assert!(matches!(serve(device, params(), |request| request.complete()).map(|_| ()), Err(Error::Invalid { .. })));
     assert_eq!(nodes(), Vec::<String>::new());
 }
 

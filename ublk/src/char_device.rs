@@ -15,28 +15,19 @@ use crate::syscall::{self, Fd};
 /// The driver lets one open file exist at a time: whoever has it is the server. It is let go when this value and
 /// every queue made with it are gone, and the kernel has torn down their rings.
 #[derive(Debug)]
-pub struct CharDevice {
+pub(crate) struct CharDevice {
     fd: Fd,
-    id: DeviceId,
 }
 
 impl CharDevice {
-    /// Opens the char device, waiting up to `patience` for a node that is not there yet, not ours yet, or not yet let go.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::OpenCharDevice`] with the last errno: `ENOENT`, there is no such node; `EACCES`, it belongs to somebody
-    /// else; `EBUSY`, another server has it open, or the end of one is still being cleared up.
-    ///
-    /// # Kernel
-    ///
-    /// Since Linux 6.0. `ublk_ch_open()` in `drivers/block/ublk_drv.c`.
-    pub fn open(id: DeviceId, patience: Duration) -> Result<CharDevice, Error> {
+    /// Opens the char device (`ublk_ch_open()`), waiting up to `patience` for a node that is not there yet, not ours yet, or
+    /// not yet let go.
+    pub(crate) fn open(id: DeviceId, patience: Duration) -> Result<CharDevice, Error> {
         let path = Path::of(id);
         let deadline = syscall::monotonic().saturating_add(patience);
         loop {
             match Fd::open(path.as_c_str()) {
-                Ok(fd) => return Ok(CharDevice { fd, id }),
+                Ok(fd) => return Ok(CharDevice { fd }),
                 // Nothing tells when udev has made or given the node, or when the driver has let go of the last file.
                 Err(Errno::ENOENT | Errno::EACCES | Errno::EBUSY) if syscall::monotonic() < deadline => {
                     syscall::sleep(Duration::from_millis(10));
@@ -46,15 +37,7 @@ impl CharDevice {
         }
     }
 
-    /// The device that it belongs to.
-    #[must_use]
-    pub const fn id(&self) -> DeviceId {
-        self.id
-    }
-
-    /// The open file.
-    #[must_use]
-    pub const fn fd(&self) -> &Fd {
+    pub(crate) const fn fd(&self) -> &Fd {
         &self.fd
     }
 

@@ -13,7 +13,7 @@ use core::time::Duration;
 
 use ublk_sys::ublksrv_ctrl_cmd;
 
-pub use commands::CpuSet;
+pub use commands::{CpuSet, Starting};
 
 use crate::errno::Errno;
 use crate::error::{Command, Error};
@@ -52,6 +52,7 @@ pub struct Control {
     serial: u64,
     patience: Duration,
     start_patience: Duration,
+    stop_patience: Duration,
 }
 
 static_assertions::assert_impl_all!(Control: Send);
@@ -69,6 +70,15 @@ struct Header {
     path_len: u16,
     /// `data[0]`.
     data: u64,
+}
+
+/// A command that was sent, and not answered yet.
+#[derive(Debug)]
+struct Sent {
+    command: Command,
+    device: Option<DeviceId>,
+    patience: Duration,
+    deadline: Duration,
 }
 
 impl Control {
@@ -92,7 +102,16 @@ impl Control {
                 return Err(error);
             }
         };
-        Ok(Control { ring, fd, buffer, lent: false, serial: 1, patience: PATIENCE, start_patience: START_PATIENCE })
+        Ok(Control {
+            ring,
+            fd,
+            buffer,
+            lent: false,
+            serial: 1,
+            patience: PATIENCE,
+            start_patience: START_PATIENCE,
+            stop_patience: PATIENCE,
+        })
     }
 
     /// Sets how long a command may take before it fails with [`Error::TimedOut`]: 30 s unless set, and 60 s for
@@ -102,25 +121,43 @@ impl Control {
         self.start_patience = start;
     }
 
+    /// Sets how long a stop may take without progress ([`stop_while`](Control::stop_while)): 30 s unless set.
+    pub fn set_stop_patience(&mut self, patience: Duration) {
+        self.stop_patience = patience;
+    }
+
     /// Whether this handle gave up on a command, so that it answers nothing more.
     #[must_use]
     pub const fn is_abandoned(&self) -> bool {
         self.lent
     }
 
+    /// The buffer, which is nobody's but ours: an earlier command that was given up may still use it.
+    fn buffer(&self) -> Result<&Mapping, Error> {
+        if self.lent { Err(Error::ControlAbandoned) } else { Ok(&self.buffer) }
+    }
+
     /// Sends one command and waits for its completion.
     fn send(&mut self, command: Command, header: Header, patience: Duration) -> Result<u32, Error> {
-        if self.lent {
-            return Err(Error::ControlAbandoned);
+        let sent = self.begin(command, header, patience)?;
+        loop {
+            if let Some(value) = self.poll(&sent)? {
+                return Ok(value);
+            }
+            self.ring.submit_and_wait(Some(sent.deadline.saturating_sub(syscall::monotonic())))?;
         }
+    }
+
+    /// Sends one command, and waits for nothing.
+    fn begin(&mut self, command: Command, header: Header, patience: Duration) -> Result<Sent, Error> {
         let lent_bytes = usize::from(header.len);
         let mut sent = ublksrv_ctrl_cmd::default();
         sent.dev_id = header.device.map_or(u32::MAX, DeviceId::raw);
         // The driver wants "no queue" from ADD_DEV, and looks at it nowhere else.
         sent.queue_id = u16::MAX;
         sent.len = header.len;
+        let address = self.buffer()?.address(header.buffer_offset, lent_bytes);
         if lent_bytes > 0 {
-            let address = self.buffer.address(header.buffer_offset, lent_bytes);
             sent.addr = address.ok_or(Error::Invalid { what: "a control command's buffer has at most 8192 bytes" })?;
         }
         sent.data = [header.data];
@@ -132,25 +169,26 @@ impl Control {
         let op = unsafe { WideOp::uring_cmd(&self.fd, command.raw(), words(&sent)) };
         self.ring.push(op, self.serial)?;
         self.lent = true;
+        self.ring.submit()?;
         let deadline = syscall::monotonic().saturating_add(patience);
-        loop {
-            while let Some(completion) = self.ring.next_completion() {
-                if completion.user_data == self.serial {
-                    self.lent = false;
-                    self.serial = self.serial.wrapping_add(1);
-                    return Errno::check(completion.result).map_err(|errno| Error::Control {
-                        command,
-                        device: header.device,
-                        errno,
-                    });
-                }
+        Ok(Sent { command, device: header.device, patience, deadline })
+    }
+
+    /// The answer to the command that was sent, if it is there; an error once it has been waited for too long.
+    fn poll(&mut self, sent: &Sent) -> Result<Option<u32>, Error> {
+        let (command, device) = (sent.command, sent.device);
+        while let Some(completion) = self.ring.next_completion() {
+            if completion.user_data == self.serial {
+                self.lent = false;
+                self.serial = self.serial.wrapping_add(1);
+                let refused = |errno| Error::Control { command, device, errno };
+                return Errno::check(completion.result).map(Some).map_err(refused);
             }
-            let left = deadline.saturating_sub(syscall::monotonic());
-            if left.is_zero() {
-                return Err(Error::TimedOut { command, device: header.device, waited: patience });
-            }
-            self.ring.submit_and_wait(Some(left))?;
         }
+        if syscall::monotonic() < sent.deadline {
+            return Ok(None);
+        }
+        Err(Error::TimedOut { command, device, waited: sent.patience })
     }
 }
 

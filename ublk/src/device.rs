@@ -3,8 +3,10 @@
 
 use core::time::Duration;
 
+use ublk_sys::UBLK_MAX_NR_QUEUES;
+
 use crate::char_device::CharDevice;
-use crate::control::Control;
+use crate::control::{Control, Starting};
 use crate::device_info::{DeviceInfo, NewDevice, State};
 use crate::errno::Errno;
 use crate::error::Error;
@@ -28,23 +30,38 @@ pub enum DeletedId {
     Held,
 }
 
+/// How far a device has come. It comes to each step once: a driver before Linux 7.3 hangs for good over one that is started
+/// again after a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not started, so that nobody can have sent a request.
+    New,
+    /// Requests may be under way, and a stop has to wait for somebody to answer them.
+    Started,
+    Stopped,
+    Deleted,
+}
+
 /// A device with its parameters set and its char device open, which only this process can serve.
 ///
 /// It is deleted when dropped. Only the handle that the driver gave the device to deletes it: an id that somebody else
-/// has is `EEXIST` when it is asked for, and never touched.
+/// has is `EEXIST` when it is asked for, and not touched.
 ///
 /// The order that cannot hang: [`add`](Device::add), make every [`queue`](Device::queue), let each be fetched by its
 /// thread, [`start`](Device::start) while they serve, [`stop`](Device::stop) while they serve, drop the queues,
-/// [`delete`](Device::delete).
+/// [`delete`](Device::delete). Each step is taken once; one out of order is [`Error::Invalid`].
 #[derive(Debug)]
 pub struct Device {
     control: Control,
+    /// What the driver says of the device whose char device is open.
     info: DeviceInfo,
     char_device: Option<CharDevice>,
-    /// Whether requests may be under way, so that a stop has to wait for somebody to answer them.
-    started: bool,
-    deleted: bool,
+    phase: Phase,
+    /// The queues that were handed out, a bit each.
+    queues: [u64; 64],
 }
+
+const _: () = assert!(UBLK_MAX_NR_QUEUES == 64 * 64);
 
 static_assertions::assert_impl_all!(Device: Send);
 
@@ -53,16 +70,25 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// Those of [`Control::add`], [`Control::set_params`] and [`CharDevice::open`].
+    /// - those of [`Control::add`] and [`Control::set_params`];
+    /// - [`Error::OpenCharDevice`]: `EACCES`, the node was given to somebody else; `EBUSY`, somebody else has it open;
+    /// - [`Error::Replaced`]: somebody else deleted the device meanwhile, and added another of the same id.
     ///
     /// # Kernel
     ///
     /// `UBLK_U_CMD_ADD_DEV` and `UBLK_U_CMD_SET_PARAMS`.
     pub fn add(mut control: Control, device: &NewDevice, params: &Params) -> Result<Device, Error> {
         let info = control.add(device)?;
-        let mut device = Device { control, info, char_device: None, started: false, deleted: false };
+        let mut device = Device { control, info, char_device: None, phase: Phase::New, queues: [0; 64] };
         device.control.set_params(&info, params)?;
         device.char_device = Some(CharDevice::open(info.id(), NODE_PATIENCE)?);
+        // The open file pins the id: what is true of it now stays true. Before, it could have become another device's, and
+        // the buffers would be made for the wrong size.
+        let opened = device.control.info(info.id())?;
+        if !opened.is_same_device(&info) {
+            device.phase = Phase::Deleted;
+            return Err(Error::Replaced { device: info.id() });
+        }
         Ok(device)
     }
 
@@ -77,32 +103,59 @@ impl Device {
         &mut self.control
     }
 
-    /// Prepares one queue, for the thread that will serve it: makes its ring, and maps its descriptors and its buffers.
+    /// Prepares one queue, for the thread that will serve it: makes its ring, and maps its descriptors and its buffers. Each
+    /// queue can be had once.
     ///
     /// # Errors
     ///
-    /// - [`Error::Invalid`]: the device has no such queue, moves data in another way, or was [let go](Device::let_go).
+    /// - [`Error::Invalid`]: the device has no such queue, has given it out already, moves data in another way, was started, or
+    ///   was [let go](Device::let_go).
     /// - [`Error::System`]: `ENOMEM` or `EMFILE` for want of memory or descriptors; `EINVAL` from
     ///   [`MmapDescriptors`](crate::SystemCall::MmapDescriptors) where another process has mapped them.
     ///
     /// # Kernel
     ///
     /// Since Linux 6.0, with this ring 6.1. `ublk_ch_mmap()`.
-    pub fn queue(&self, id: QueueId) -> Result<PreparedQueue, Error> {
-        let char_device = self.char_device.as_ref();
-        let char_device = char_device.ok_or(Error::Invalid { what: "the char device was let go" })?;
-        PreparedQueue::new(char_device, &self.info, id)
+    pub fn queue(&mut self, id: QueueId) -> Result<PreparedQueue, Error> {
+        let invalid = |what| Err(Error::Invalid { what });
+        if self.phase != Phase::New {
+            return invalid("queues are made before a device is started");
+        }
+        let Some(char_device) = self.char_device.as_ref() else { return invalid("the char device was let go") };
+        let index = usize::from(id.raw());
+        let bit = 1_u64 << (index % 64);
+        let given = self.queues.get(index / 64).is_some_and(|word| word & bit != 0);
+        if given {
+            return invalid("a queue can be had once");
+        }
+        let queue = PreparedQueue::new(char_device, &self.info, id)?;
+        if let Some(word) = self.queues.get_mut(index / 64) {
+            *word |= bit;
+        }
+        Ok(queue)
     }
 
     /// Starts the device. Every queue has to be fetched, and served meanwhile; see [`Control::start`].
     ///
     /// # Errors
     ///
-    /// Those of [`Control::start`].
+    /// Those of [`Control::start`]; [`Error::Invalid`] where the device was started or stopped before.
     pub fn start(&mut self) -> Result<(), Error> {
+        self.begin_start()?.wait()
+    }
+
+    /// Begins to start the device, and waits for nothing; see [`Control::begin_start`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Control::begin_start`]; [`Error::Invalid`] where the device was started or stopped before.
+    pub fn begin_start(&mut self) -> Result<Starting<'_>, Error> {
+        if self.phase != Phase::New {
+            return Err(Error::Invalid { what: "a device is started once" });
+        }
         // A start that is given up may still succeed.
-        self.started = true;
-        self.control.start(self.info.id())
+        self.phase = Phase::Started;
+        self.control.begin_start(self.info.id())
     }
 
     /// Stops the device, while its queues serve on; see [`Control::stop`].
@@ -111,8 +164,17 @@ impl Device {
     ///
     /// Those of [`Control::stop`].
     pub fn stop(&mut self) -> Result<(), Error> {
-        self.control.stop(self.info.id())?;
-        self.started = false;
+        self.stop_while(|| false)
+    }
+
+    /// As [`stop`](Device::stop), for as long as there is progress; see [`Control::stop_while`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Control::stop`].
+    pub fn stop_while(&mut self, progress: impl FnMut() -> bool) -> Result<(), Error> {
+        self.control.stop_while(self.info.id(), progress)?;
+        self.phase = Phase::Stopped;
         Ok(())
     }
 
@@ -120,13 +182,13 @@ impl Device {
     /// the way out for a server that cannot answer any more.
     pub fn let_go(&mut self) {
         self.char_device = None;
-        self.started = false;
     }
 
     /// Deletes the device, and waits a few seconds for its id to become free. The queues have to be dropped.
     ///
-    /// The deletion is asked for while the char device is held, so that the id cannot have become somebody else's. Both
-    /// nodes are gone when this returns. A client that still has the block device open, a mounted filesystem for
+    /// The deletion is asked for while the char device is held, so that the id cannot have become somebody else's. Where
+    /// requests may be unanswered the char device is let go first, and the device deleted only if it still looks like ours.
+    /// Both nodes are gone when this returns. A client that still has the block device open, a mounted filesystem for
     /// instance, holds the id and nothing else.
     ///
     /// # Errors
@@ -142,28 +204,39 @@ impl Device {
     }
 
     fn delete_now(&mut self) -> Result<(), Error> {
-        self.deleted = true;
+        if self.phase == Phase::Started {
+            // Somebody may have to answer requests before the device stops, and this is not the moment to wait for it.
+            self.let_go();
+        }
         if self.control.is_abandoned() {
             // The old handle's ring has an answer outstanding; a new one has not.
             self.control = Control::open()?;
         }
-        if self.started {
-            // Somebody may have to answer requests before the device stops, and this is not the moment to wait for it.
-            self.let_go();
-        }
         let id = self.info.id();
-        let deleted = match self.control.delete_async(id) {
-            Err(Error::Control { errno: Errno::EOPNOTSUPP | Errno::EINVAL, .. }) => {
-                self.let_go();
-                self.control.delete(id)
-            }
-            other => other,
-        };
+        let mut deleted = Ok(());
+        if self.char_device.is_some() || self.is_ours()? {
+            deleted = self.control.delete_async(id);
+        }
+        if let Err(Error::Control { errno: Errno::EOPNOTSUPP, .. }) = deleted {
+            // Before Linux 6.9 there is only the command that waits for our own open file too.
+            self.let_go();
+            deleted = self.control.delete(id);
+        }
         self.let_go();
+        self.phase = Phase::Deleted;
         match deleted {
             // Somebody else deleted it, which is what was wanted.
             Err(Error::Control { errno: Errno::ENODEV, .. }) => Ok(()),
             other => other,
+        }
+    }
+
+    /// Whether the device of our id is still the one that we added, as far as its description tells.
+    fn is_ours(&mut self) -> Result<bool, Error> {
+        match self.control.info(self.info.id()) {
+            Ok(info) => Ok(info.is_same_device(&self.info)),
+            Err(Error::Control { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -172,20 +245,22 @@ impl Device {
         let deadline = syscall::monotonic().saturating_add(FREE_PATIENCE);
         loop {
             match self.control.info(self.info.id()) {
-                Err(Error::Control { errno: Errno::ENODEV, .. }) => return Ok(DeletedId::Free),
-                Err(error) => return Err(error),
                 // A deleted device stays dead, so one that lives has taken the free id.
-                Ok(info) if info.state() != State::DEAD => return Ok(DeletedId::Free),
-                Ok(_) if syscall::monotonic() < deadline => syscall::sleep(Duration::from_millis(5)),
-                Ok(_) => return Ok(DeletedId::Held),
+                Ok(info) if info.state() == State::DEAD && info.is_same_device(&self.info) => {}
+                Ok(_) | Err(Error::Control { .. }) => return Ok(DeletedId::Free),
+                Err(error) => return Err(error),
             }
+            if syscall::monotonic() >= deadline {
+                return Ok(DeletedId::Held);
+            }
+            syscall::sleep(Duration::from_millis(5));
         }
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if !self.deleted {
+        if self.phase != Phase::Deleted {
             // There is nobody to tell.
             let _ = self.delete_now();
         }

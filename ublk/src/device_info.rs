@@ -60,6 +60,16 @@ impl DeviceInfo {
         DeviceInfo(info)
     }
 
+    /// Whether both describe the same device, as far as what cannot change tells: not its state, nor its server.
+    pub(crate) fn is_same_device(&self, other: &DeviceInfo) -> bool {
+        let lasting = |info: &DeviceInfo| {
+            let mut info = info.0;
+            (info.state, info.ublksrv_pid) = (0, 0);
+            info
+        };
+        lasting(self) == lasting(other)
+    }
+
     /// The number in `/dev/ublkcN` and `/dev/ublkbN`.
     #[must_use]
     pub const fn id(&self) -> DeviceId {
@@ -183,7 +193,8 @@ impl NewDevice {
     }
 
     /// Bytes of the largest request, 4 KiB to 32 MiB. The driver rounds down to whole pages. Each tag gets a buffer of
-    /// this size, of which only what is used takes memory.
+    /// this size, of which only what is used takes memory: a machine that may run out of it when a WRITE comes wants
+    /// `mlockall(2)` in its server.
     pub const fn max_io_bytes(mut self, bytes: u32) -> NewDevice {
         self.max_io_bytes = bytes;
         self
@@ -219,6 +230,9 @@ impl NewDevice {
         if self.id.is_some_and(|id| id.raw() >= 1 << 20) {
             return invalid("a device id is below 1048576");
         }
+        if self.features.contains(Features::UNPRIVILEGED_DEV) {
+            return invalid("unprivileged devices are not served yet: their commands carry a path");
+        }
         let mut info = ublksrv_ctrl_dev_info::default();
         info.nr_hw_queues = self.queues;
         info.queue_depth = self.depth;
@@ -232,7 +246,7 @@ impl NewDevice {
 #[cfg(test)]
 mod tests {
     use super::NewDevice;
-    use crate::DeviceId;
+    use crate::{DeviceId, Features};
 
     #[test]
     fn numbers_that_the_driver_refuses_are_refused_before_it() {
@@ -244,6 +258,7 @@ mod tests {
             NewDevice::new().max_io_bytes(4095),
             NewDevice::new().max_io_bytes((32 << 20) + 1),
             NewDevice::new().id(DeviceId::new(1 << 20)),
+            NewDevice::new().features(Features::UNPRIVILEGED_DEV),
         ];
         for device in refused {
             assert!(device.checked().is_err(), "{device:?}");

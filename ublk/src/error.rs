@@ -43,7 +43,8 @@ pub enum Error {
         /// The driver's answer.
         errno: Errno,
     },
-    /// The driver refused an I/O command. The request of that tag stays unanswered until the char device is closed.
+    /// The driver refused an I/O command. After a commit, the request of that tag stays unanswered until the char device is
+    /// closed.
     Io {
         /// The command.
         command: Command,
@@ -60,6 +61,11 @@ pub enum Error {
         missing: Features,
         /// What is there.
         offered: Features,
+    },
+    /// The device was deleted by somebody else while it was being opened, and another has its id. Nothing was done to that.
+    Replaced {
+        /// The id.
+        device: DeviceId,
     },
     /// A value given to this crate is outside of what the kernel takes. Nothing was sent.
     Invalid {
@@ -266,6 +272,9 @@ impl fmt::Display for Error {
             }
             Error::Unsupported { missing, offered } => {
                 write!(f, "this driver has no {missing} (it offers {offered})")
+            }
+            Error::Replaced { device } => {
+                write!(f, "device {device} was deleted by somebody else, and another has its id")
             }
             Error::Invalid { what } => f.write_str(what),
             Error::Implausible { what, value } => write!(f, "the kernel returned {value:#x} as {what}"),

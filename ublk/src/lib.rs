@@ -64,14 +64,18 @@
 //! - After its set-up it allocates nothing and makes one system call for all requests that wait together.
 //! - A user of this crate who writes no `unsafe` cannot make the kernel write to memory that is not the queue's. That
 //!   includes forgetting a request, dropping a queue early, and a panic in the target.
+//! - It neither locks its buffers nor marks its threads as part of the I/O path (`mlockall`, `PR_SET_IO_FLUSHER`): a server
+//!   whose own memory could be paged out to its own disk has to do that itself.
 //! - It serves devices whose data goes through the server's buffers (copy mode). It does not recover, resize or quiesce
 //!   devices, and serves none of the other data modes yet.
-//! - It needs Linux 6.5, and is tested on 6.12 and 7.3.
+//! - It needs a 64-bit Linux 6.5, and is tested on 6.12 and 7.3.
 #![no_std]
 #![warn(clippy::alloc_instead_of_core, clippy::std_instead_of_core)]
 
 #[cfg(any(feature = "std", test))]
 extern crate std;
+
+const _: () = assert!(size_of::<usize>() == 8, "this crate is for 64-bit Linux");
 
 /// The README's code, compiled.
 #[cfg(doctest)]
@@ -96,8 +100,7 @@ mod server;
 mod syscall;
 mod units;
 
-pub use char_device::CharDevice;
-pub use control::{Control, CpuSet};
+pub use control::{Control, CpuSet, Starting};
 pub use device::{DeletedId, Device};
 pub use device_info::{DeviceInfo, NewDevice, State};
 pub use errno::Errno;

@@ -9,7 +9,8 @@ use ublk_sys::{
 use crate::device_info::DeviceInfo;
 use crate::error::Error;
 use crate::flag_set::flag_set;
-use crate::units::{SECTOR_BYTES, Sectors};
+use crate::syscall;
+use crate::units::{SECTOR_BYTES, Sectors, u64_from};
 
 flag_set! {
     /// Attributes of the block device (`UBLK_ATTR_*`, `ublk_param_basic.attrs`). Since Linux 6.0.
@@ -164,12 +165,15 @@ impl Params {
         if let Some(what) = self.invalid {
             return invalid(what);
         }
-        let block_sectors = 1_u64 << (raw.basic.logical_bs_shift.saturating_sub(9).min(63));
+        let block_sectors = 1_u64 << (raw.basic.logical_bs_shift.saturating_sub(9).min(32));
         if raw.basic.dev_sectors == 0 || raw.basic.dev_sectors % block_sectors != 0 {
             return invalid("a disk is a whole number of logical blocks, and not empty");
         }
         if raw.basic.dev_sectors > u64::MAX / SECTOR_BYTES {
             return invalid("a disk has below 2^64 bytes");
+        }
+        if block_sectors * SECTOR_BYTES > u64_from(syscall::page_bytes()) {
+            return invalid("a logical block is a power of two of 512 bytes or more, and at most a page");
         }
         if raw.basic.physical_bs_shift < raw.basic.logical_bs_shift {
             return invalid("a physical block is not smaller than a logical one");
@@ -232,6 +236,7 @@ mod tests {
         assert!(refused(new(8).discard(0, Sectors::new(8))));
         assert!(refused(new(8).discard(512, Sectors::new(1 << 32))));
         assert!(refused(new(u64::MAX / 512 + 1)));
+        assert!(refused(new(256).block_bytes(131_072)));
         assert!(!refused(new(8).block_bytes(4096)));
     }
 

@@ -65,7 +65,7 @@ pub use request::{Operation, ReadCursor, Request, RequestFlags};
 use crate::char_device::CharDevice;
 use crate::device_info::DeviceInfo;
 use crate::errno::Errno;
-use crate::error::{Command, Error};
+use crate::error::{Command, Error, SystemCall};
 use crate::features::Features;
 use crate::id::{QueueId, Tag};
 use crate::ring::{DisabledRing, Local, Op, Ring, Wake};
@@ -85,7 +85,10 @@ const OTHER_DATA_MODES: [Features; 6] = [
     Features::SHMEM_ZC,
 ];
 
-/// User data of the poll that wakes the queue. Commands have their tag there, which is below 2^16.
+/// User data of a command is its tag, with this bit where it is a commit and not the first fetch.
+const COMMIT_BIT: u64 = 1 << 16;
+
+/// User data of the poll that wakes the queue.
 const WAKE_USER_DATA: u64 = 1 << 32;
 
 /// `POLLIN`: the descriptor can be read.
@@ -156,10 +159,8 @@ impl PreparedQueue {
             ring: self.ring.enable()?,
             in_flight: TagSet::EMPTY,
             owned: TagSet::EMPTY,
-            committed: TagSet::EMPTY,
-            woken: false,
+            wake: Wakeup::None,
             fault: None,
-            stray: 0,
         };
         let queue = Queue {
             state: RefCell::new(state),
@@ -170,17 +171,20 @@ impl PreparedQueue {
             id: self.id,
             depth: self.depth,
         };
+        let mut state = queue.state.borrow_mut();
         for tag in (0..self.depth).map(Tag::new) {
-            queue.stage(Command::FETCH_REQ, tag, 0)?;
+            queue.stage(&mut state, Command::FETCH_REQ, tag, 0)?;
         }
-        queue.state.borrow_mut().ring.submit()?;
+        state.ring.submit()?;
+        drop(state);
         Ok(queue)
     }
 }
 
 /// A queue that is served by the thread that fetched it.
 ///
-/// Dropping it submits the answers that are still staged. Its buffers are unmapped only if no command is in flight any
+/// Dropping it submits the answers that are still staged, and fails with `EIO` what was delivered and not answered. Its
+/// buffers are unmapped only if no command is in flight any
 /// more, which is so once [`is_finished`](Queue::is_finished): otherwise they stay mapped until the process ends, because
 /// the kernel may still write to them. A pending fetch cannot be withdrawn; only the end of the device ends it. So a
 /// server stops its device first.
@@ -207,12 +211,17 @@ struct State {
     ring: Ring<Local>,
     in_flight: TagSet,
     owned: TagSet,
-    /// Tags whose command in flight is a commit, not the first fetch.
-    committed: TagSet,
-    woken: bool,
-    /// What an answer ran into; the next call that can fail reports it.
+    wake: Wakeup,
+    /// What an answer ran into; every call that can fail reports it from then on.
     fault: Option<Error>,
-    stray: u64,
+}
+
+/// The poll of [`Queue::wake_on`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wakeup {
+    None,
+    Armed,
+    Came,
 }
 
 static_assertions::assert_not_impl_any!(Queue: Send, Sync);
@@ -237,15 +246,15 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// [`Error::System`] or [`Error::CompletionsLost`]: the ring cannot go on. The thread has to end its hold on the
-    /// device, and so has the whole server.
+    /// [`Error::System`] or [`Error::CompletionsLost`]: the kernel is out of memory, or the ring cannot go on. A thread that
+    /// ends over it has to end its hold on the device, and so has the whole server.
     ///
     /// # Kernel
     ///
     /// `io_uring_enter()` with `IORING_ENTER_GETEVENTS`, in which alone the driver delivers requests to this thread.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Wake, Error> {
         let mut state = self.state.borrow_mut();
-        match state.fault.take() {
+        match state.fault {
             Some(fault) => Err(fault),
             None => state.ring.submit_and_wait(timeout),
         }
@@ -257,7 +266,9 @@ impl Queue {
     ///
     /// - [`Error::Io`]: the driver refused a command. `EINVAL` or `EBUSY` for a fetch: the tag was fetched already, or the
     ///   device is served by somebody else. `EINVAL` for a commit: another thread fetched the tag.
-    /// - [`Error::Implausible`]: a descriptor cannot be true; that request was answered with `EIO`.
+    /// - [`Error::Implausible`]: a descriptor cannot be true, and that request was answered with `EIO`; or a completion
+    ///   belongs to no command of this queue.
+    /// - [`Error::System`] with [`SystemCall::Poll`]: the event of [`wake_on`](Queue::wake_on) cannot be polled.
     ///
     /// # Kernel
     ///
@@ -292,14 +303,14 @@ impl Queue {
         let mut state = self.state.borrow_mut();
         while let Some(completion) = state.ring.next_completion() {
             if completion.user_data == WAKE_USER_DATA {
-                state.woken = true;
+                Errno::check(completion.result).map_err(|errno| SystemCall::Poll.failed(errno))?;
+                state.wake = Wakeup::Came;
                 continue;
             }
             // User data is looked up, not believed: only a tag that has a command in flight can complete.
-            let tag = u16::try_from(completion.user_data).ok().map(Tag::new);
+            let tag = u16::try_from(completion.user_data & !COMMIT_BIT).ok().map(Tag::new);
             let Some(tag) = tag.filter(|tag| state.in_flight.remove(*tag)) else {
-                state.stray += 1;
-                continue;
+                return Err(Error::Implausible { what: "a completion's user data", value: completion.user_data });
             };
             match completion.result {
                 UBLK_IO_RES_OK => {
@@ -309,7 +320,7 @@ impl Queue {
                 // The device was stopped; this tag is not fetched again.
                 UBLK_IO_RES_ABORT => {}
                 other => {
-                    let committed = state.committed.remove(tag);
+                    let committed = completion.user_data & COMMIT_BIT != 0;
                     let command = if committed { Command::COMMIT_AND_FETCH_REQ } else { Command::FETCH_REQ };
                     return Err(Error::Io { command, queue: self.id, tag, errno: Errno::from_raw(other) });
                 }
@@ -338,25 +349,26 @@ impl Queue {
         self.unanswered.get()
     }
 
-    /// Completions that belong to no command of this queue. No kernel is known to send one.
-    #[must_use]
-    pub fn stray_completions(&self) -> u64 {
-        self.state.borrow().stray
-    }
-
-    /// Makes [`wait`](Queue::wait) return when `event`, an eventfd for instance, can be read. Once.
+    /// Makes [`wait`](Queue::wait) return when `event`, an eventfd for instance, can be read. Once: to be woken again, call
+    /// it again. `event` has to stay open until the next `wait` has begun.
     ///
     /// # Errors
     ///
-    /// [`Error::RingFull`] where it was called before, and every tag has an answer staged.
+    /// [`Error::Invalid`]: the event of an earlier call has not come yet.
     pub fn wake_on(&self, event: &Fd) -> Result<(), Error> {
-        self.state.borrow_mut().ring.push(Op::poll_add(event, POLL_IN), WAKE_USER_DATA)
+        let mut state = self.state.borrow_mut();
+        if state.wake == Wakeup::Armed {
+            return Err(Error::Invalid { what: "a queue waits for one event at a time" });
+        }
+        state.ring.push(Op::poll_add(event, POLL_IN), WAKE_USER_DATA)?;
+        state.wake = Wakeup::Armed;
+        Ok(())
     }
 
-    /// Whether the event of [`wake_on`](Queue::wake_on) has come.
+    /// Whether the event of the last [`wake_on`](Queue::wake_on) has come.
     #[must_use]
     pub fn is_woken(&self) -> bool {
-        self.state.borrow().woken
+        self.state.borrow().wake == Wakeup::Came
     }
 
     /// The ring's descriptor, to be polled with others: readable when [`next_request`](Queue::next_request) may have
@@ -371,9 +383,10 @@ impl Queue {
 
     /// Answers a request that the server owns, and fetches the tag's next.
     fn commit(&self, tag: Tag, result: i32) {
-        self.state.borrow_mut().owned.remove(tag);
-        if let Err(fault) = self.stage(Command::COMMIT_AND_FETCH_REQ, tag, result) {
-            self.state.borrow_mut().fault.get_or_insert(fault);
+        let mut state = self.state.borrow_mut();
+        state.owned.remove(tag);
+        if let Err(fault) = self.stage(&mut state, Command::COMMIT_AND_FETCH_REQ, tag, result) {
+            state.fault.get_or_insert(fault);
         }
     }
 
@@ -382,38 +395,48 @@ impl Queue {
     }
 
     /// Stages a fetch or a commit of a tag that no request is out for.
-    fn stage(&self, command: Command, tag: Tag, result: i32) -> Result<(), Error> {
-        let mut state = self.state.borrow_mut();
+    fn stage(&self, state: &mut State, command: Command, tag: Tag, result: i32) -> Result<(), Error> {
         let address = self.buffers.address(tag).ok_or(Error::Invalid { what: "a tag is below the queue's depth" })?;
         if !state.in_flight.insert(tag) {
             return Err(Error::Invalid { what: "a tag has one command in flight at a time" });
-        }
-        if command == Command::COMMIT_AND_FETCH_REQ {
-            state.committed.insert(tag);
         }
         let mut sent = ublksrv_io_cmd::default();
         (sent.q_id, sent.tag, sent.result, sent.addr) = (self.id.raw(), tag.raw(), result, address);
         // SAFETY: the driver uses the tag's buffer because of this command. The tag is in `in_flight` from here on, so by
         // Q1 the buffer stays mapped until the completion was taken; no TagBuffer of it lives, since `commit` is called by
-        // the request that is being consumed, and `fetch` before there is any (Q2). The char device is open as long as
-        // `self`.
+        // the request that is being consumed, `fetch` before there is any, and `end` when none can live (Q2). The char device
+        // is open as long as `self`.
         let op = unsafe { Op::uring_cmd(&self.char_device, command.raw(), words(&sent)) };
-        state.ring.push(op, tag.raw().into())
+        let commit_bit = if command == Command::COMMIT_AND_FETCH_REQ { COMMIT_BIT } else { 0 };
+        state.ring.push(op, u64::from(tag.raw()) | commit_bit)
+    }
+}
+
+impl Queue {
+    /// Sends the answers that were given, takes what has come meanwhile, and answers with `EIO` what nobody can answer any
+    /// more: no request of the queue lives when the queue ends.
+    fn end(&self) -> Result<(), Error> {
+        let mut state = self.state.borrow_mut();
+        // The commits of the first round may bring one more round of requests. It ends there: a client that goes on sending
+        // is the driver's to refuse.
+        for _ in 0..2 {
+            state.ring.submit_and_wait(Some(Duration::ZERO))?;
+            drop(state);
+            while self.next_delivery()?.is_some() {}
+            state = self.state.borrow_mut();
+            while let Some(tag) = state.owned.pop() {
+                self.stage(&mut state, Command::COMMIT_AND_FETCH_REQ, tag, Errno::EIO.raw().saturating_neg())?;
+            }
+        }
+        state.ring.submit()
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // Answers that were given are sent, and what has ended meanwhile is taken. Requests that this delivers stay with
-        // the driver, unanswered. If the ring fails, so be it: then the tags stay in flight.
-        let state = self.state.get_mut();
-        let _ = state.ring.submit_and_wait(Some(Duration::ZERO));
-        while let Some(completion) = state.ring.next_completion() {
-            if let Ok(tag) = u16::try_from(completion.user_data) {
-                state.in_flight.remove(Tag::new(tag));
-            }
-        }
-        let idle = state.in_flight.is_empty();
+        // Where the ring fails there is nobody to tell, and the tags stay in flight.
+        let _ = self.end();
+        let idle = self.state.get_mut().in_flight.is_empty();
         // SAFETY: `buffers` is not used again: this is the drop of the value that holds it.
         let buffers = unsafe { ManuallyDrop::take(&mut self.buffers) };
         // By Q1 an idle queue's buffers are nobody's. Any other queue's may still be the kernel's: the end of the ring,

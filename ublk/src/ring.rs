@@ -149,7 +149,7 @@ fn set_up<K: Kind>(submissions: u32, completions: u32) -> Result<(Fd, Shared), E
         params.cq_entries = completions;
         match syscall::io_uring_setup(submissions, &mut params) {
             Ok(fd) => {
-                let shared = Shared::map(&fd, &params, submissions, size_of::<K::Entry>())?;
+                let shared = Shared::map(&fd, &params, submissions, completions, size_of::<K::Entry>())?;
                 return Ok((fd, shared));
             }
             Err(Errno::EINVAL) => last = Errno::EINVAL,
@@ -283,8 +283,6 @@ impl<K: Kind> Ring<K> {
             match syscall::io_uring_enter(self.handle(), self.staged(), 0, 0, None) {
                 Ok(0) => return Err(TOOK_NOTHING),
                 Ok(_) | Err(Errno::EINTR) => {}
-                // Completions are waiting outside of a full queue (kernels before 5.19): they have to be taken first.
-                Err(Errno::EBUSY) if self.cq.has_some(&self.shared) => break,
                 Err(errno) => return Err(SystemCall::IoUringEnter.failed(errno)),
             }
         }
@@ -347,7 +345,7 @@ impl<K: Kind> Drop for Ring<K> {
 /// or not. `None`: enter again.
 fn after_enter(entered: Result<u32, Errno>, staged: u32, ready: bool) -> Option<Result<Wake, Error>> {
     match entered {
-        Ok(_) | Err(Errno::EINTR | Errno::ETIME | Errno::EBUSY) if ready => Some(Ok(Wake::Completions)),
+        Ok(_) | Err(Errno::EINTR | Errno::ETIME) if ready => Some(Ok(Wake::Completions)),
         Ok(0) if staged > 0 => Some(Err(TOOK_NOTHING)),
         // The kernel took a part and did not wait.
         Ok(taken) if taken < staged => None,
@@ -388,7 +386,6 @@ mod tests {
     fn what_cannot_go_on_is_an_error() {
         let failed = |errno| Some(Err(SystemCall::IoUringEnter.failed(errno)));
         assert_eq!(after_enter(Err(Errno::EEXIST), 1, true), failed(Errno::EEXIST));
-        assert_eq!(after_enter(Err(Errno::EBUSY), 1, false), failed(Errno::EBUSY));
         assert_eq!(after_enter(Err(Errno::EAGAIN), 1, false), failed(Errno::EAGAIN));
         assert!(matches!(after_enter(Ok(0), 1, false), Some(Err(Error::Implausible { .. }))));
     }

@@ -3,10 +3,11 @@
 //!
 //! This is the one convenience on top of the core, and the only part that makes threads.
 
+mod signals;
 mod stop;
 
 use core::panic::AssertUnwindSafe;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use std::format;
 use std::panic;
@@ -21,10 +22,12 @@ use crate::device::Device;
 use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
 use crate::error::{Error, SystemCall};
+use crate::features::Features;
 use crate::id::QueueId;
 use crate::params::Params;
 use crate::queue::{PreparedQueue, Queue, Request};
-use stop::{Event, Signals, Wakeups};
+use signals::Signals;
+use stop::{Event, Wakeups};
 
 /// A server for one device.
 ///
@@ -53,7 +56,11 @@ pub struct Server {
     params: Params,
     on_signals: bool,
     handle: Option<StopHandle>,
+    patience: Duration,
 }
+
+/// How long a server that is to stop waits while its target answers nothing, unless it is told otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the threads of one server share.
 struct Shared<T> {
@@ -63,6 +70,10 @@ struct Shared<T> {
     wakeups: Wakeups,
     /// Readable when every queue's thread is to leave, whatever is unanswered.
     abandon: Event,
+    /// Whether the device is being stopped, so that `answered` counts.
+    stopping: AtomicBool,
+    /// Requests answered since then.
+    answered: AtomicU64,
 }
 
 /// What the thread of a queue tells the one that started it.
@@ -74,7 +85,7 @@ enum Report {
 impl Server {
     /// A server for a device that is yet to be added.
     pub const fn new(device: NewDevice, params: Params) -> Server {
-        Server { device, params, on_signals: false, handle: None }
+        Server { device, params, on_signals: false, handle: None, patience: PATIENCE }
     }
 
     /// Stops on SIGINT and SIGTERM. While the server runs both are blocked in the calling thread, and in the threads that
@@ -90,14 +101,22 @@ impl Server {
         self
     }
 
+    /// Sets how long a server that is to stop waits while its target answers no request: 30 s unless set. What is not answered
+    /// then fails with `EIO`. A target that is slow, and answers one request after the other, is waited for as long as it takes:
+    /// the page cache is written back before the disk is gone.
+    pub const fn stop_patience(mut self, patience: Duration) -> Server {
+        self.patience = patience;
+        self
+    }
+
     /// Adds the device, serves it until it is to stop, stops it and deletes it.
     ///
     /// `target` answers each request; the threads of all queues call it. `started` is called once, when the block device
     /// exists. A target that panics fails its request and all that follow, and ends the server.
     ///
     /// The device is deleted on every return, and when `started` panics; a client that still has the block device open keeps
-    /// its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL, its id
-    /// and its char device stay.
+    /// its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL, its id and its char device
+    /// stay. A target that never returns keeps this from returning.
     ///
     /// # Errors
     ///
@@ -105,34 +124,54 @@ impl Server {
     /// - those of a queue: [`PreparedQueue::fetch`], [`Queue::wait`], [`Queue::next_request`]. The requests that were under
     ///   way then fail with `EIO`;
     /// - [`Error::Panicked`]: the target did;
+    /// - [`Error::Invalid`]: a feature was asked for that makes the device outlive its server;
     /// - [`Error::System`] with [`SystemCall::Thread`], [`SystemCall::Eventfd`], [`SystemCall::Signalfd`].
     pub fn run<T, S>(self, target: T, started: S) -> Result<Stopped, Error>
     where
         T: Fn(Request<'_>) + Sync,
         S: FnOnce(&DeviceInfo),
     {
+        let outlives = [Features::USER_RECOVERY, Features::USER_RECOVERY_REISSUE, Features::USER_RECOVERY_FAIL_IO];
+        if outlives.iter().any(|feature| self.device.asked_features().contains(*feature)) {
+            return Err(Error::Invalid { what: "a server's device ends with it: recovery is not offered yet" });
+        }
         let signals = if self.on_signals { Some(Signals::block()?) } else { None };
         let wakeups = Wakeups { news: Event::new()?, handle: self.handle, signals };
-        let shared = Shared { target, panicked: AtomicBool::new(false), wakeups, abandon: Event::new()? };
+        let shared = Shared {
+            target,
+            panicked: AtomicBool::new(false),
+            wakeups,
+            abandon: Event::new()?,
+            stopping: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
+        };
         let mut device = Device::add(Control::open()?, &self.device, &self.params)?;
+        device.control().set_stop_patience(self.patience);
         let queues = (0..device.info().queues()).map(|id| device.queue(QueueId::new(id)));
         let queues = queues.collect::<Result<Vec<_>, Error>>()?;
 
         let served = thread::scope(|scope| {
             let (report, reports) = mpsc::channel();
-            let mut session = Session { device: &mut device, shared: &shared, reports, running: 0, failed: Ok(()) };
+            let mut session = Session::new(&mut device, &shared, reports);
             for queue in queues {
                 let name = format!("ublk{}q{}", session.device.info().id(), queue.id());
                 let (report, shared) = (report.clone(), &shared);
                 let spawned = thread::Builder::new().name(name).spawn_scoped(scope, move || {
                     let id = queue.id();
                     let served = panic::catch_unwind(AssertUnwindSafe(|| serve(queue, shared, &report)));
+                    let ended = served.unwrap_or_else(|payload| {
+                        // Whatever its drop does, the end of this thread has to be told.
+                        core::mem::forget(payload);
+                        Err(Error::Panicked { queue: id })
+                    });
                     // The other end is gone only where nobody wants to know any more.
-                    let _ = report.send(Report::Ended(served.unwrap_or(Err(Error::Panicked { queue: id }))));
+                    let _ = report.send(Report::Ended(ended));
                     shared.wakeups.news.notify();
                 });
-                spawned
-                    .map_err(|error| SystemCall::Thread.failed(Errno::from_raw(error.raw_os_error().unwrap_or(0))))?;
+                spawned.map_err(|error| {
+                    // The one errno that pthread_create(3) documents for want of threads.
+                    SystemCall::Thread.failed(error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
+                })?;
                 session.running += 1;
             }
             drop(report);
@@ -153,75 +192,128 @@ struct Session<'s, T> {
     reports: mpsc::Receiver<Report>,
     /// Threads that have not reported their end.
     running: usize,
+    /// Threads that have reported that their queue is fetched.
+    fetched: usize,
     /// Why the first thread ended that had a reason to.
     failed: Result<(), Error>,
+    /// Whether every thread was told to end, one way or the other.
+    over: bool,
 }
 
-/// How long the threads of a stopped device may take to answer what they own.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the threads of a device that is stopped may take to notice.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
-impl<T> Session<'_, T> {
+impl<'s, T> Session<'s, T> {
+    fn new(device: &'s mut Device, shared: &'s Shared<T>, reports: mpsc::Receiver<Report>) -> Session<'s, T> {
+        Session { device, shared, reports, running: 0, fetched: 0, failed: Ok(()), over: false }
+    }
+
     fn serve(mut self, started: impl FnOnce(&DeviceInfo)) -> Result<Stopped, Error> {
+        let queues = self.running;
         // The driver waits for every fetch before it starts a device, so one that failed would never let it.
-        for _ in 0..self.running {
-            if let Ok(report) = self.reports.recv() {
-                self.note(report);
-            }
-            self.failed?;
+        self.wait_for_fetches();
+        self.failed?;
+        if self.running < queues {
+            return Ok(Stopped::FromOutside);
         }
-        self.device.start()?;
-        started(self.device.info());
-        let stopped = self.wait()?;
-        self.device.stop()?;
-        self.wait_for_threads();
+        let stopped = match self.start()? {
+            Some(stopped) => stopped,
+            None => {
+                started(self.device.info());
+                self.wait()?
+            }
+        };
+        self.stop()?;
         self.failed?;
         Ok(stopped)
+    }
+
+    /// Waits until every thread has fetched its queue, or has ended.
+    fn wait_for_fetches(&mut self) {
+        while self.failed.is_ok() && self.fetched < self.running {
+            match self.reports.recv() {
+                Ok(report) => self.note(report),
+                Err(mpsc::RecvError) => return,
+            }
+        }
+    }
+
+    /// Starts the device, and gives up as soon as a thread fails: the driver would wait for it. A reason to stop that comes
+    /// meanwhile is returned when the device is live: on Linux 6.12 it cannot be stopped while the driver reads the partition
+    /// table, and a thread that left then would hang it for good.
+    fn start(&mut self) -> Result<Option<Stopped>, Error> {
+        let mut reason = None;
+        let mut starting = self.device.begin_start()?;
+        while !starting.poll()? {
+            let wakeups = &self.shared.wakeups;
+            let stopped = wakeups.wait_or(starting.fd(), starting.time_left(), reason.is_none())?;
+            while let Ok(report) = self.reports.try_recv() {
+                note(report, &mut self.running, &mut self.fetched, &mut self.failed);
+            }
+            self.failed?;
+            reason = reason.or(stopped);
+        }
+        Ok(reason)
     }
 
     /// Waits for a reason to stop.
     fn wait(&mut self) -> Result<Stopped, Error> {
         loop {
-            let stopped = self.shared.wakeups.wait()?;
             while let Ok(report) = self.reports.try_recv() {
                 self.note(report);
             }
             self.failed?;
-            if let Some(stopped) = stopped {
-                return Ok(stopped);
-            }
             // The thread of a target that panicked serves on until the device is stopped, and then says so.
             if self.running == 0 || self.shared.panicked.load(Ordering::Acquire) {
-                return Ok(Stopped::ByItself);
+                return Ok(Stopped::FromOutside);
+            }
+            if let Some(stopped) = self.shared.wakeups.wait()? {
+                return Ok(stopped);
             }
         }
     }
 
-    fn note(&mut self, report: Report) {
-        if let Report::Ended(ended) = report {
-            self.running -= 1;
-            self.failed = self.failed.and(ended);
-        }
-    }
-
-    /// Waits until every thread has ended by itself, which it does when its device is stopped.
-    fn wait_for_threads(&mut self) {
+    /// Stops the device, and waits until every thread has answered what it owned and left.
+    fn stop(&mut self) -> Result<(), Error> {
+        let shared = self.shared;
+        shared.stopping.store(true, Ordering::Relaxed);
+        let mut before = 0;
+        self.device.stop_while(|| {
+            let answered = shared.answered.load(Ordering::Relaxed);
+            core::mem::replace(&mut before, answered) != answered
+        })?;
         while self.running > 0 {
             match self.reports.recv_timeout(LEAVE_PATIENCE) {
                 Ok(report) => self.note(report),
-                Err(_) => return,
+                Err(_) => return Ok(()),
             }
+        }
+        self.over = true;
+        Ok(())
+    }
+
+    fn note(&mut self, report: Report) {
+        note(report, &mut self.running, &mut self.fetched, &mut self.failed);
+    }
+}
+
+fn note(report: Report, running: &mut usize, fetched: &mut usize, failed: &mut Result<(), Error>) {
+    match report {
+        Report::Fetched => *fetched += 1,
+        Report::Ended(ended) => {
+            *running -= 1;
+            *failed = failed.and(ended);
         }
     }
 }
 
 impl<T> Drop for Session<'_, T> {
     fn drop(&mut self) {
-        while let Ok(report) = self.reports.try_recv() {
-            self.note(report);
-        }
+        // A queue that is fetched after its device was stopped would not notice on Linux 6.12.
+        self.wait_for_fetches();
         // A thread that has failed answers nothing more, and a stop would wait for it.
-        if self.running > 0 && self.failed.is_ok() && self.device.stop().is_ok() {
-            self.wait_for_threads();
+        if !self.over && self.running > 0 && self.failed.is_ok() {
+            let _ = self.stop();
         }
         self.shared.abandon.notify();
     }
@@ -238,6 +330,7 @@ where
     // What the driver refuses of the fetches, it has refused by now.
     let mut panicked = answer_all(&queue, shared)?;
     let _ = report.send(Report::Fetched);
+    shared.wakeups.news.notify();
     while !queue.is_finished() && !queue.is_woken() {
         queue.wait(None)?;
         panicked |= answer_all(&queue, shared)?;
@@ -263,6 +356,9 @@ where
             panicked = true;
             shared.panicked.store(true, Ordering::Release);
             shared.wakeups.news.notify();
+        }
+        if shared.stopping.load(Ordering::Relaxed) {
+            shared.answered.fetch_add(1, Ordering::Relaxed);
         }
     }
     Ok(panicked)

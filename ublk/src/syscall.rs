@@ -133,8 +133,8 @@ pub(crate) fn io_uring_enter(
     timeout: Option<Duration>,
 ) -> Result<u32, Errno> {
     let (number, flags) = match ring {
-        RingHandle::Fd(fd) => (i64::from(fd), flags),
-        RingHandle::Registered(index) => (i64::from(index), flags | IORING_ENTER_REGISTERED_RING),
+        RingHandle::Fd(fd) => (c_long::from(fd), flags),
+        RingHandle::Registered(index) => (c_long::from(index), flags | IORING_ENTER_REGISTERED_RING),
     };
     let Some(timeout) = timeout else {
         let none: *const c_void = ptr::null();
@@ -148,9 +148,8 @@ pub(crate) fn io_uring_enter(
         tv_nsec: i64::from(timeout.subsec_nanos()),
     };
     let mut argument = io_uring_getevents_arg::default();
-    argument.ts = u64_from(ptr::from_ref(&timespec).addr());
+    argument.ts = u64_from(ptr::from_ref(&timespec).expose_provenance());
     let address = ptr::from_ref(&argument).expose_provenance();
-    ptr::from_ref(&timespec).expose_provenance();
     let flags = flags | IORING_ENTER_EXT_ARG;
     // SAFETY: `argument` and the timespec it points to live through the call, in which alone the kernel reads them.
     counted(unsafe {
@@ -318,14 +317,15 @@ pub(crate) fn read_event(event: &Fd) -> Result<(), Errno> {
     if read < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
-/// `poll(2)` until one of the descriptors can be read, for as long as it takes; which of them can.
+/// `poll(2)` until one of the descriptors can be read, or has failed, for `time` at most; which of them.
 #[cfg(feature = "std")]
-pub(crate) fn poll(fds: [Option<&Fd>; 3]) -> Result<[bool; 3], Errno> {
-    // A negative descriptor is passed over.
+pub(crate) fn poll(fds: [Option<&Fd>; 4], time: Option<Duration>) -> Result<[bool; 4], Errno> {
+    // A negative descriptor is passed over. A part of a millisecond is waited for too.
     let mut polled = fds.map(|fd| libc::pollfd { fd: fd.map_or(-1, Fd::raw), events: libc::POLLIN, revents: 0 });
-    // SAFETY: `polled` has its 3 elements, borrowed for us alone while the kernel writes them.
-    let ready = unsafe { libc::poll(polled.as_mut_ptr(), 3, -1) };
-    if ready < 0 { Err(last_errno()) } else { Ok(polled.map(|fd| fd.revents & libc::POLLIN != 0)) }
+    let milliseconds = time.map_or(-1, |time| i32::try_from(time.as_millis().saturating_add(1)).unwrap_or(i32::MAX));
+    // SAFETY: `polled` has its 4 elements, borrowed for us alone while the kernel writes them.
+    let ready = unsafe { libc::poll(polled.as_mut_ptr(), 4, milliseconds) };
+    if ready < 0 { Err(last_errno()) } else { Ok(polled.map(|fd| fd.revents != 0)) }
 }
 
 /// The signals that a thread had blocked.

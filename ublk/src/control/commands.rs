@@ -16,7 +16,7 @@ use core::time::Duration;
 
 use ublk_sys::{UBLK_FEATURES_LEN, ublk_params, ublksrv_ctrl_dev_info};
 
-use crate::control::{Control, Header};
+use crate::control::{Control, Header, Sent};
 use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
 use crate::error::{Command, Error};
@@ -24,10 +24,12 @@ use crate::features::Features;
 use crate::id::{DeviceId, QueueId};
 use crate::mapping::Plain;
 use crate::params::Params;
-use crate::syscall;
+use crate::syscall::{self, Fd};
 
 /// The most CPUs of a [`CpuSet`]: what Linux can be configured for on the largest machines.
 const MAX_CPUS: usize = 8192;
+
+const TOO_LONG: Error = Error::Invalid { what: "a control command's buffer has at most 8192 bytes" };
 
 /// How long an id may take to become free after its device is gone.
 const FREEING_PATIENCE: Duration = Duration::from_secs(1);
@@ -62,17 +64,16 @@ impl fmt::Debug for CpuSet {
 
 impl Control {
     /// Puts `value` at the start of the buffer, for a command that reads it or writes over it.
-    fn lend<T: Plain>(&self, value: T) -> Header {
+    fn lend<T: Plain>(&self, value: T) -> Result<Header, Error> {
         let len = const { lent_len::<T>() };
         // The buffer is larger than any T that is lent, and page-aligned.
-        let written = self.buffer.write(0, value);
-        debug_assert!(written.is_some());
-        Header { len, ..Header::default() }
+        self.buffer()?.write(0, value).ok_or(TOO_LONG)?;
+        Ok(Header { len, ..Header::default() })
     }
 
     /// What stands in the buffer at `offset` after the command.
     fn take<T: Plain>(&self, offset: usize) -> Result<T, Error> {
-        self.buffer.read(offset).ok_or(Error::Invalid { what: "a control command's buffer has at most 8192 bytes" })
+        self.buffer()?.read(offset).ok_or(TOO_LONG)
     }
 
     fn simple(&mut self, command: Command, id: DeviceId) -> Result<(), Error> {
@@ -91,7 +92,7 @@ impl Control {
     /// Since Linux 6.5. `UBLK_U_CMD_GET_FEATURES`, `ublk_ctrl_get_features()`. Needs no privilege but the open node.
     pub fn features(&mut self) -> Result<Features, Error> {
         const { assert!(lent_len::<u64>() == UBLK_FEATURES_LEN) };
-        let header = self.lend(0_u64);
+        let header = self.lend(0_u64)?;
         self.send(Command::GET_FEATURES, header, self.patience)?;
         self.take(0).map(Features::from_bits)
     }
@@ -123,7 +124,7 @@ impl Control {
         }
         let deadline = syscall::monotonic().saturating_add(FREEING_PATIENCE);
         loop {
-            let header = Header { device: device.asked_id(), ..self.lend(sent) };
+            let header = Header { device: device.asked_id(), ..self.lend(sent)? };
             match self.send(Command::ADD_DEV, header, self.patience) {
                 Ok(_) => break,
                 Err(taken) if !self.is_being_freed(device.asked_id(), taken) => return Err(taken),
@@ -159,7 +160,7 @@ impl Control {
     ///
     /// Since Linux 6.0. `UBLK_U_CMD_GET_DEV_INFO`, `ublk_ctrl_get_dev_info()`.
     pub fn info(&mut self, id: DeviceId) -> Result<DeviceInfo, Error> {
-        let header = Header { device: Some(id), ..self.lend(ublksrv_ctrl_dev_info::default()) };
+        let header = Header { device: Some(id), ..self.lend(ublksrv_ctrl_dev_info::default())? };
         self.send(Command::GET_DEV_INFO, header, self.patience)?;
         self.take(0).map(DeviceInfo::new)
     }
@@ -179,13 +180,14 @@ impl Control {
     /// Since Linux 6.3. `UBLK_U_CMD_GET_DEV_INFO2`, `ublk_ctrl_uring_cmd_permission()`.
     pub fn info_at(&mut self, id: DeviceId, path: &CStr) -> Result<DeviceInfo, Error> {
         let path = path.to_bytes_with_nul();
-        let too_long = Error::Invalid { what: "a path has at most 4096 bytes, its NUL included" };
-        let path_len = u16::try_from(path.len()).ok().filter(|len| *len <= 4096).ok_or(too_long)?;
+        let what = "a path has at most 4096 bytes, its NUL included";
+        let path_len = u16::try_from(path.len()).ok().filter(|len| *len <= 4096).ok_or(Error::Invalid { what })?;
         // The answer stands right behind the path, so the path ends at a multiple of 8.
         let payload = path.len().next_multiple_of(8);
         let start = payload - path.len();
-        self.buffer.write_bytes(start, path).ok_or(too_long)?;
-        self.buffer.write(payload, ublksrv_ctrl_dev_info::default()).ok_or(too_long)?;
+        let buffer = self.buffer()?;
+        buffer.write_bytes(start, path).ok_or(TOO_LONG)?;
+        buffer.write(payload, ublksrv_ctrl_dev_info::default()).ok_or(TOO_LONG)?;
         let header = Header {
             device: Some(id),
             len: path_len + const { lent_len::<ublksrv_ctrl_dev_info>() },
@@ -211,7 +213,7 @@ impl Control {
     /// Since Linux 6.0. `UBLK_U_CMD_SET_PARAMS`, `ublk_validate_params()`.
     pub fn set_params(&mut self, device: &DeviceInfo, params: &Params) -> Result<(), Error> {
         let sent = params.fitted(device)?;
-        let header = Header { device: Some(device.id()), ..self.lend(sent) };
+        let header = Header { device: Some(device.id()), ..self.lend(sent)? };
         self.send(Command::SET_PARAMS, header, self.patience).map(|_| ())
     }
 
@@ -228,7 +230,7 @@ impl Control {
     pub fn params(&mut self, id: DeviceId) -> Result<Params, Error> {
         let mut asked = ublk_params::default();
         asked.len = u32::from(const { lent_len::<ublk_params>() });
-        let header = Header { device: Some(id), ..self.lend(asked) };
+        let header = Header { device: Some(id), ..self.lend(asked)? };
         self.send(Command::GET_PARAMS, header, self.patience)?;
         self.take(0).map(Params::from_driver)
     }
@@ -251,8 +253,23 @@ impl Control {
     ///
     /// Since Linux 6.0. `UBLK_U_CMD_START_DEV`, `ublk_ctrl_start_dev()`.
     pub fn start(&mut self, id: DeviceId) -> Result<(), Error> {
+        self.begin_start(id)?.wait()
+    }
+
+    /// Begins to start a device, and waits for nothing; see [`start`](Control::start). One thread can so start a device
+    /// and serve its queues.
+    ///
+    /// # Errors
+    ///
+    /// Those of the ring. What the driver thinks of it comes from [`Starting`].
+    ///
+    /// # Kernel
+    ///
+    /// As for [`start`](Control::start).
+    pub fn begin_start(&mut self, id: DeviceId) -> Result<Starting<'_>, Error> {
         let header = Header { device: Some(id), data: syscall::process_id().into(), ..Header::default() };
-        self.send(Command::START_DEV, header, self.start_patience).map(|_| ())
+        let sent = self.begin(Command::START_DEV, header, self.start_patience)?;
+        Ok(Starting { control: self, sent })
     }
 
     /// Stops a device: the block device is gone when this returns, and every idle fetch ends.
@@ -269,7 +286,29 @@ impl Control {
     ///
     /// Since Linux 6.0. `UBLK_U_CMD_STOP_DEV`, `ublk_ctrl_stop_dev()`.
     pub fn stop(&mut self, id: DeviceId) -> Result<(), Error> {
-        self.simple(Command::STOP_DEV, id)
+        self.stop_while(id, || false)
+    }
+
+    /// As [`stop`](Control::stop), and whenever the time is over and `progress` says that something has been done since it was
+    /// asked last, waits for as long again: a page cache full of writes takes its time to reach a slow disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`stop`](Control::stop).
+    pub fn stop_while(&mut self, id: DeviceId, mut progress: impl FnMut() -> bool) -> Result<(), Error> {
+        let header = Header { device: Some(id), ..Header::default() };
+        let mut sent = self.begin(Command::STOP_DEV, header, self.stop_patience)?;
+        loop {
+            match self.poll(&sent) {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => {}
+                Err(Error::TimedOut { .. }) if progress() => {
+                    sent.deadline = syscall::monotonic().saturating_add(sent.patience);
+                }
+                Err(error) => return Err(error),
+            }
+            self.ring.submit_and_wait(Some(sent.deadline.saturating_sub(syscall::monotonic())))?;
+        }
     }
 
     /// Deletes a device, stopping it first, and waits until its id is free.
@@ -320,10 +359,54 @@ impl Control {
             ..Header::default()
         };
         self.send(Command::GET_QUEUE_AFFINITY, header, self.patience)?;
-        match self.buffer.read_bytes(0, &mut cpus.bytes) {
-            Some(()) => Ok(cpus),
-            None => Err(Error::Invalid { what: "a control command's buffer has at most 8192 bytes" }),
+        self.buffer()?.read_bytes(0, &mut cpus.bytes).ok_or(TOO_LONG)?;
+        Ok(cpus)
+    }
+}
+
+/// A device that is being started ([`Control::begin_start`]).
+///
+/// Dropped before the answer came it gives up on it: the device may start all the same, and the control handle answers
+/// nothing more.
+#[derive(Debug)]
+#[must_use]
+pub struct Starting<'c> {
+    control: &'c mut Control,
+    sent: Sent,
+}
+
+impl Starting<'_> {
+    /// Whether the device is live now. It makes no system call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Control::start`].
+    pub fn poll(&mut self) -> Result<bool, Error> {
+        self.control.poll(&self.sent).map(|answer| answer.is_some())
+    }
+
+    /// A descriptor that can be polled with others: readable when [`poll`](Starting::poll) has an answer.
+    #[must_use]
+    pub fn fd(&self) -> &Fd {
+        self.control.ring.fd()
+    }
+
+    /// How long an answer is still waited for.
+    #[must_use]
+    pub fn time_left(&self) -> Duration {
+        self.sent.deadline.saturating_sub(syscall::monotonic())
+    }
+
+    /// Waits until the device is live.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Control::start`].
+    pub fn wait(mut self) -> Result<(), Error> {
+        while !self.poll()? {
+            self.control.ring.submit_and_wait(Some(self.time_left()))?;
         }
+        Ok(())
     }
 }
 

@@ -122,8 +122,8 @@ impl Work {
 /// A request that the server owns until it answers.
 ///
 /// It is answered once, by [`complete`](Request::complete) or [`fail`](Request::fail). One that is dropped unanswered
-/// fails with `EIO`. One that is forgotten (`mem::forget`) is never answered: its client waits until the device's server
-/// is gone.
+/// fails with `EIO`. One that is forgotten (`mem::forget`) is answered with `EIO` when its queue ends, and its client waits
+/// until then.
 #[derive(Debug)]
 #[must_use = "a request that is dropped unanswered fails with EIO"]
 pub struct Request<'q> {
@@ -227,10 +227,16 @@ impl Drop for Request<'_> {
 /// Where the data of a READ goes, front to back.
 ///
 /// It never shows what the buffer held before: bytes are written to it, or zeroed and then handed out.
-#[derive(Debug)]
 pub struct ReadCursor<'r> {
     buffer: &'r mut [u8],
     filled: &'r mut usize,
+}
+
+impl fmt::Debug for ReadCursor<'_> {
+    /// How far it is, and no byte of what lies behind.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadCursor").field("len", &self.buffer.len()).field("filled", &self.filled).finish()
+    }
 }
 
 impl ReadCursor<'_> {
@@ -338,6 +344,13 @@ mod tests {
         assert_eq!(cursor.zeroed(), [0; 4]);
         assert_eq!((cursor.remaining(), cursor.write(&[9])), (0, 0));
         assert_eq!((buffer, filled), ([1, 2, 3, 0, 0, 0, 0, 0], 8));
+    }
+
+    #[test]
+    fn a_cursor_shows_no_byte_of_what_the_buffer_held() {
+        let (mut buffer, mut filled) = ([0xee_u8; 8], 2);
+        let cursor = ReadCursor { buffer: &mut buffer, filled: &mut filled };
+        assert_eq!(std::format!("{cursor:?}"), "ReadCursor { len: 8, filled: 2 }");
     }
 
     #[test]

@@ -40,6 +40,14 @@ impl TagSet {
         })
     }
 
+    /// Takes the lowest tag out.
+    pub(super) fn pop(&mut self) -> Option<Tag> {
+        let (index, word) = self.words.iter_mut().enumerate().find(|(_, word)| **word != 0)?;
+        let bit = word.trailing_zeros();
+        *word &= *word - 1;
+        u16::try_from(index * 64 + usize_from(bit)).ok().map(Tag::new)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
     }
@@ -67,6 +75,16 @@ mod tests {
             assert!(!set.remove(Tag::new(tag)));
         }
         assert!(set.is_empty());
+    }
+
+    #[test]
+    fn every_tag_comes_out_once() {
+        let mut set = TagSet::EMPTY;
+        for tag in [4095, 64, 0, 63] {
+            set.insert(Tag::new(tag));
+        }
+        let tags: std::vec::Vec<u16> = core::iter::from_fn(|| set.pop()).map(Tag::raw).collect();
+        assert_eq!(tags, [0, 63, 64, 4095]);
     }
 
     #[test]

@@ -45,16 +45,21 @@ pub(super) struct Geometry {
 
 impl Geometry {
     /// Checks what `io_uring_setup` returned for a ring whose submission entries have `entry_bytes` each.
-    pub(super) fn check(params: &io_uring_params, asked: u32, entry_bytes: usize) -> Result<Geometry, Error> {
+    pub(super) fn check(
+        params: &io_uring_params,
+        asked_submissions: u32,
+        asked_completions: u32,
+        entry_bytes: usize,
+    ) -> Result<Geometry, Error> {
         let implausible = |what, value| Err(Error::Implausible { what, value });
         if params.features & NEEDED != NEEDED {
             return implausible("io_uring features", params.features.into());
         }
         let (submissions, completions) = (params.sq_entries, params.cq_entries);
-        if !submissions.is_power_of_two() || submissions < asked || submissions > MAX_SUBMISSIONS {
+        if !submissions.is_power_of_two() || submissions < asked_submissions || submissions > MAX_SUBMISSIONS {
             return implausible("sq_entries", submissions.into());
         }
-        if !completions.is_power_of_two() || completions < submissions || completions > MAX_COMPLETIONS {
+        if !completions.is_power_of_two() || completions < asked_completions || completions > MAX_COMPLETIONS {
             return implausible("cq_entries", completions.into());
         }
 
@@ -142,7 +147,7 @@ pub(super) mod tests {
     fn refused(change: impl FnOnce(&mut io_uring_params)) -> &'static str {
         let mut params = plausible();
         change(&mut params);
-        match Geometry::check(&params, 8, 64) {
+        match Geometry::check(&params, 8, 16, 64) {
             Err(Error::Implausible { what, .. }) => what,
             other => panic!("not refused: {other:?}"),
         }
@@ -150,7 +155,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_the_kernel_returns_is_believed() {
-        let geometry = Geometry::check(&plausible(), 8, 128).unwrap();
+        let geometry = Geometry::check(&plausible(), 8, 16, 128).unwrap();
         assert_eq!((geometry.ring_bytes, geometry.submissions_bytes), (64 + 256 + 32, 8 * 128));
         assert_eq!(geometry.submission_array, Some(320));
     }
@@ -160,7 +165,7 @@ pub(super) mod tests {
         let mut params = plausible();
         params.flags = IORING_SETUP_NO_SQARRAY;
         params.sq_off.array = u32::MAX;
-        assert_eq!(Geometry::check(&params, 8, 64).unwrap().submission_array, None);
+        assert_eq!(Geometry::check(&params, 8, 16, 64).unwrap().submission_array, None);
     }
 
     #[test]
@@ -169,7 +174,7 @@ pub(super) mod tests {
         assert_eq!(refused(|params| params.sq_entries = 4), "sq_entries");
         assert_eq!(refused(|params| params.sq_entries = 12), "sq_entries");
         assert_eq!(refused(|params| params.sq_entries = 1 << 31), "sq_entries");
-        assert_eq!(refused(|params| params.cq_entries = 4), "cq_entries");
+        assert_eq!(refused(|params| params.cq_entries = 8), "cq_entries");
         assert_eq!(refused(|params| params.cq_entries = 1 << 17), "cq_entries");
         assert_eq!(refused(|params| params.features = 0), "io_uring features");
     }

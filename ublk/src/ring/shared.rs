@@ -30,12 +30,18 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Maps the memory of the ring that `io_uring_setup` made.
-    pub(super) fn map(fd: &Fd, params: &io_uring_params, asked: u32, entry_bytes: usize) -> Result<Shared, Error> {
-        let geometry = Geometry::check(params, asked, entry_bytes)?;
+    pub(super) fn map(
+        fd: &Fd,
+        params: &io_uring_params,
+        submissions: u32,
+        completions: u32,
+        entry_bytes: usize,
+    ) -> Result<Shared, Error> {
+        let geometry = Geometry::check(params, submissions, completions, entry_bytes)?;
         let map = |offset, len| Mapping::of_file(fd, offset, len, Access::ReadWrite, SystemCall::MmapRing);
         let rings = map(IORING_OFF_SQ_RING, geometry.ring_bytes)?;
-        let submissions = map(IORING_OFF_SQES, geometry.submissions_bytes)?;
-        Shared { rings, submissions, geometry, entry_bytes }.with_masks_checked()
+        let entries = map(IORING_OFF_SQES, geometry.submissions_bytes)?;
+        Shared { rings, submissions: entries, geometry, entry_bytes }.with_masks_checked()
     }
 
     /// The masks stand in the shared memory too; where they contradict the counts, an offset is wrong.
@@ -162,7 +168,7 @@ pub(super) mod fake {
 
     impl Shared {
         pub(in crate::ring) fn fake(entry_bytes: usize, counters_start: u32) -> Shared {
-            let geometry = Geometry::check(&crate::ring::geometry::tests::plausible(), 8, entry_bytes).unwrap();
+            let geometry = Geometry::check(&crate::ring::geometry::tests::plausible(), 8, 16, entry_bytes).unwrap();
             let rings = Mapping::anonymous(geometry.ring_bytes).unwrap();
             let submissions = Mapping::anonymous(geometry.submissions_bytes).unwrap();
             let shared = Shared { rings, submissions, geometry, entry_bytes };

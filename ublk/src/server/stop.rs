@@ -2,11 +2,13 @@
 //! What ends a server: a handle in another thread, or a signal.
 
 use core::fmt;
+use core::time::Duration;
 use std::sync::Arc;
 
 use crate::errno::Errno;
 use crate::error::{Error, SystemCall};
-use crate::syscall::{self, Fd, SignalMask};
+use crate::server::signals::Signals;
+use crate::syscall::{self, Fd};
 
 /// Why a server stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +18,8 @@ pub enum Stopped {
     Handle,
     /// This signal came: 2 is SIGINT, 15 is SIGTERM.
     Signal(i32),
-    /// The device ended: another process stopped or deleted it.
-    ByItself,
+    /// Another process stopped or deleted the device.
+    FromOutside,
 }
 
 impl fmt::Display for Stopped {
@@ -27,7 +29,7 @@ impl fmt::Display for Stopped {
             Stopped::Signal(2) => f.write_str("stopped by SIGINT"),
             Stopped::Signal(15) => f.write_str("stopped by SIGTERM"),
             Stopped::Signal(other) => write!(f, "stopped by signal {other}"),
-            Stopped::ByItself => f.write_str("stopped from outside"),
+            Stopped::FromOutside => f.write_str("stopped from outside"),
         }
     }
 }
@@ -90,11 +92,21 @@ pub(super) struct Wakeups {
 impl Wakeups {
     /// Waits for news, or for a reason to stop, which is returned.
     pub(super) fn wait(&self) -> Result<Option<Stopped>, Error> {
-        let handle = self.handle.as_ref().map(|handle| handle.event.fd());
-        let signals = self.signals.as_ref().map(|signals| &signals.fd);
-        let [news, stopped, _] = loop {
-            match syscall::poll([Some(self.news.fd()), handle, signals]) {
-                Ok(readable) => break readable,
+        self.poll(None, None, true)
+    }
+
+    /// As [`wait`](Wakeups::wait), and until `other` can be read or `time` is over. Reasons to stop are waited for only
+    /// with `stops`.
+    pub(super) fn wait_or(&self, other: &Fd, time: Duration, stops: bool) -> Result<Option<Stopped>, Error> {
+        self.poll(Some(other), Some(time), stops)
+    }
+
+    fn poll(&self, other: Option<&Fd>, time: Option<Duration>, stops: bool) -> Result<Option<Stopped>, Error> {
+        let handle = self.handle.as_ref().filter(|_| stops).map(|handle| handle.event.fd());
+        let signals = self.signals.as_ref().filter(|_| stops).map(Signals::fd);
+        let [news, stopped, _, _] = loop {
+            match syscall::poll([Some(self.news.fd()), handle, signals, other], time) {
+                Ok(ready) => break ready,
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(SystemCall::Poll.failed(errno)),
             }
@@ -103,40 +115,7 @@ impl Wakeups {
             // What is said is looked for elsewhere; the next wait is for what comes after.
             let _ = syscall::read_event(self.news.fd());
         }
-        let signal = self.signals.as_ref().and_then(Signals::take);
+        let signal = self.signals.as_ref().filter(|_| stops).and_then(Signals::take);
         Ok(signal.map(Stopped::Signal).or(stopped.then_some(Stopped::Handle)))
-    }
-}
-
-/// SIGINT and SIGTERM, blocked in this thread and read from a descriptor instead.
-#[derive(Debug)]
-pub(super) struct Signals {
-    fd: Fd,
-    before: SignalMask,
-}
-
-impl Signals {
-    pub(super) fn block() -> Result<Signals, Error> {
-        let before = syscall::block_stop_signals().map_err(|errno| SystemCall::Sigmask.failed(errno))?;
-        match syscall::stop_signalfd() {
-            Ok(fd) => Ok(Signals { fd, before }),
-            Err(errno) => {
-                let _ = syscall::restore_signals(&before);
-                Err(SystemCall::Signalfd.failed(errno))
-            }
-        }
-    }
-
-    /// Takes a signal that has come.
-    fn take(&self) -> Option<i32> {
-        syscall::read_signal(&self.fd).ok()
-    }
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        // A signal that came twice would end the process the moment it is let through, though its wish was granted.
-        while self.take().is_some() {}
-        let _ = syscall::restore_signals(&self.before);
     }
 }
