@@ -180,12 +180,15 @@ fn a_device_is_added_described_and_deleted_and_its_id_is_free_again() {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn the_driver_chooses_ids_that_are_free() {
     let mut control = open();
-    let infos: Vec<DeviceInfo> = (0..3).map(|_| control.add(&NewDevice::new().depth(1)).unwrap()).collect();
-    assert!(infos[0].id() < infos[1].id() && infos[1].id() < infos[2].id());
-    control.delete(infos[1].id()).unwrap();
-    assert_eq!(control.add(&NewDevice::new()).unwrap().id(), infos[1].id());
-    for info in infos {
-        control.delete(info.id()).unwrap();
+    let add = |control: &mut Control| control.add(&NewDevice::new().depth(1)).unwrap().id();
+    let ids: Vec<DeviceId> = (0..3).map(|_| add(&mut control)).collect();
+    assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
+    // The lowest one that is free: this one, or one that an earlier device has left by now.
+    control.delete(ids[1]).unwrap();
+    let again = add(&mut control);
+    assert!(again <= ids[1] && again != ids[0] && again != ids[2]);
+    for id in [ids[0], again, ids[2]] {
+        control.delete(id).unwrap();
     }
     assert_eq!(nodes(), [""; 0]);
 }
