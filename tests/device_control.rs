@@ -16,8 +16,8 @@ use std::thread;
 
 use harness::{Aligned, exists, nodes, serve};
 use ublk::{
-    Attributes, Cache, Command, Control, DeletedId, Device, DeviceId, DeviceInfo, Errno, Error, Features, NewDevice,
-    Operation, Params, QueueId, Request, Sectors, State, Stopped,
+    Attributes, Cache, Command, Control, DeletedId, Device, DeviceId, Errno, Error, Features, NewDevice, Operation,
+    Params, QueueId, Request, Sectors, State, Stopped,
 };
 
 fn open() -> Control {
