@@ -186,9 +186,9 @@ impl Device {
 
     /// Deletes the device, and waits a few seconds for its id to become free. The queues have to be dropped.
     ///
-    /// The deletion is asked for while the char device is held, so that the id cannot have become somebody else's. Where
-    /// requests may be unanswered the char device is let go first, and the device deleted only if it still looks like ours.
-    /// Both nodes are gone when this returns. A client that still has the block device open, a mounted filesystem for
+    /// The char device is let go, and opened again when the driver is through with what the queues left, requests that
+    /// nobody answered included; they fail with `EIO`. The deletion is asked for while that file is held, and only if the
+    /// device is still ours: an id that has become somebody else's is left alone. Both nodes are gone when this returns. A client that still has the block device open, a mounted filesystem for
     /// instance, holds the id and nothing else.
     ///
     /// # Errors
@@ -204,17 +204,30 @@ impl Device {
     }
 
     fn delete_now(&mut self) -> Result<(), Error> {
-        if self.phase == Phase::Started {
-            // Somebody may have to answer requests before the device stops, and this is not the moment to wait for it.
-            self.let_go();
-        }
+        let id = self.info.id();
         if self.control.is_abandoned() {
-            // The old handle's ring has an answer outstanding; a new one has not.
+            // The old handle's ring has an answer outstanding; a new one has not. Its descriptors come out of those that are
+            // let go here.
+            self.let_go();
             self.control = Control::open()?;
         }
-        let id = self.info.id();
+        if self.queues.iter().any(|word| *word != 0) {
+            // The queues' rings end on the kernel's own time. The char device can be had again when the driver is through with
+            // them, and that it has answered what they left.
+            self.let_go();
+            match CharDevice::open(id, FREE_PATIENCE) {
+                Ok(char_device) => self.char_device = Some(char_device),
+                // Somebody else deleted it, which is what was wanted.
+                Err(Error::OpenCharDevice { errno: Errno::ENOENT, .. }) => {
+                    self.phase = Phase::Deleted;
+                    return Ok(());
+                }
+                // Somebody holds on to it, and is to lose it.
+                Err(_) => {}
+            }
+        }
         let mut deleted = Ok(());
-        if self.char_device.is_some() || self.is_ours()? {
+        if self.is_ours()? {
             deleted = self.control.delete_async(id);
         }
         if let Err(Error::Control { errno: Errno::EOPNOTSUPP, .. }) = deleted {
@@ -225,7 +238,6 @@ impl Device {
         self.let_go();
         self.phase = Phase::Deleted;
         match deleted {
-            // Somebody else deleted it, which is what was wanted.
             Err(Error::Control { errno: Errno::ENODEV, .. }) => Ok(()),
             other => other,
         }

@@ -183,8 +183,7 @@ impl PreparedQueue {
 
 /// A queue that is served by the thread that fetched it.
 ///
-/// Dropping it submits the answers that are still staged, and fails with `EIO` what was delivered and not answered. Its
-/// buffers are unmapped only if no command is in flight any
+/// Dropping it submits the answers that are still staged. Its buffers are unmapped only if no command is in flight any
 /// more, which is so once [`is_finished`](Queue::is_finished): otherwise they stay mapped until the process ends, because
 /// the kernel may still write to them. A pending fetch cannot be withdrawn; only the end of the device ends it. So a
 /// server stops its device first.
@@ -381,6 +380,14 @@ impl Queue {
         self.state.borrow().ring.fd().raw()
     }
 
+    /// Answers with `EIO` every request that was delivered and forgotten (`mem::forget`), so that its client goes on. No
+    /// request of the queue lives here: it would borrow the queue.
+    pub fn fail_forgotten(&mut self) {
+        while let Some(tag) = self.state.get_mut().owned.pop() {
+            self.commit(tag, Errno::EIO.raw().saturating_neg());
+        }
+    }
+
     /// Answers a request that the server owns, and fetches the tag's next.
     fn commit(&self, tag: Tag, result: i32) {
         let mut state = self.state.borrow_mut();
@@ -404,7 +411,7 @@ impl Queue {
         (sent.q_id, sent.tag, sent.result, sent.addr) = (self.id.raw(), tag.raw(), result, address);
         // SAFETY: the driver uses the tag's buffer because of this command. The tag is in `in_flight` from here on, so by
         // Q1 the buffer stays mapped until the completion was taken; no TagBuffer of it lives, since `commit` is called by
-        // the request that is being consumed, `fetch` before there is any, and `end` when none can live (Q2). The char device
+        // the request that is being consumed, `fetch` before there is any, and `fail_forgotten` when none can live (Q2). The char device
         // is open as long as `self`.
         let op = unsafe { Op::uring_cmd(&self.char_device, command.raw(), words(&sent)) };
         let commit_bit = if command == Command::COMMIT_AND_FETCH_REQ { COMMIT_BIT } else { 0 };
@@ -412,30 +419,13 @@ impl Queue {
     }
 }
 
-impl Queue {
-    /// Sends the answers that were given, takes what has come meanwhile, and answers with `EIO` what nobody can answer any
-    /// more: no request of the queue lives when the queue ends.
-    fn end(&self) -> Result<(), Error> {
-        let mut state = self.state.borrow_mut();
-        // The commits of the first round may bring one more round of requests. It ends there: a client that goes on sending
-        // is the driver's to refuse.
-        for _ in 0..2 {
-            state.ring.submit_and_wait(Some(Duration::ZERO))?;
-            drop(state);
-            while self.next_delivery()?.is_some() {}
-            state = self.state.borrow_mut();
-            while let Some(tag) = state.owned.pop() {
-                self.stage(&mut state, Command::COMMIT_AND_FETCH_REQ, tag, Errno::EIO.raw().saturating_neg())?;
-            }
-        }
-        state.ring.submit()
-    }
-}
-
 impl Drop for Queue {
     fn drop(&mut self) {
-        // Where the ring fails there is nobody to tell, and the tags stay in flight.
-        let _ = self.end();
+        // Answers that were given are sent, and what has ended meanwhile is taken. Requests that this delivers stay with
+        // the driver, unanswered. If the ring fails, so be it: then the tags stay in flight.
+        if self.state.get_mut().ring.submit_and_wait(Some(Duration::ZERO)).is_ok() {
+            while let Ok(Some(_)) = self.next_delivery() {}
+        }
         let idle = self.state.get_mut().in_flight.is_empty();
         // SAFETY: `buffers` is not used again: this is the drop of the value that holds it.
         let buffers = unsafe { ManuallyDrop::take(&mut self.buffers) };

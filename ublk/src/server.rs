@@ -13,6 +13,7 @@ use std::format;
 use std::panic;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Instant;
 use std::vec::Vec;
 
 pub use stop::{StopHandle, Stopped};
@@ -200,8 +201,8 @@ struct Session<'s, T> {
     over: bool,
 }
 
-/// How long the threads of a device that is stopped may take to notice.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the threads of a device that is stopped, or abandoned, may take to notice.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl<'s, T> Session<'s, T> {
     fn new(device: &'s mut Device, shared: &'s Shared<T>, reports: mpsc::Receiver<Report>) -> Session<'s, T> {
@@ -325,7 +326,7 @@ where
     T: Fn(Request<'_>) + Sync,
 {
     let id = queue.id();
-    let queue = queue.fetch()?;
+    let mut queue = queue.fetch()?;
     queue.wake_on(shared.abandon.fd())?;
     // What the driver refuses of the fetches, it has refused by now.
     let mut panicked = answer_all(&queue, shared)?;
@@ -335,7 +336,26 @@ where
         queue.wait(None)?;
         panicked |= answer_all(&queue, shared)?;
     }
+    leave(&mut queue)?;
     if panicked { Err(Error::Panicked { queue: id }) } else { Ok(()) }
+}
+
+/// Fails what is left of a queue that is abandoned, for as long as it takes a stop that waited for it to go on and end the
+/// fetches. A ring that is closed with fetches in flight while a stop ends them makes Linux 7.3 warn.
+fn leave(queue: &mut Queue) -> Result<(), Error> {
+    let deadline = Instant::now() + LEAVE_PATIENCE;
+    while !queue.is_finished() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        queue.fail_forgotten();
+        queue.wait(Some(left))?;
+        while let Some(request) = queue.next_request()? {
+            request.fail(Errno::EIO);
+        }
+    }
+    Ok(())
 }
 
 /// Answers every request that was delivered; whether the target panicked over one of them.

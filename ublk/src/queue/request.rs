@@ -122,8 +122,8 @@ impl Work {
 /// A request that the server owns until it answers.
 ///
 /// It is answered once, by [`complete`](Request::complete) or [`fail`](Request::fail). One that is dropped unanswered
-/// fails with `EIO`. One that is forgotten (`mem::forget`) is answered with `EIO` when its queue ends, and its client waits
-/// until then.
+/// fails with `EIO`. One that is forgotten (`mem::forget`) stays unanswered, and its client waits, until
+/// [`Queue::fail_forgotten`](crate::Queue::fail_forgotten) or until the server has let go of the device.
 #[derive(Debug)]
 #[must_use = "a request that is dropped unanswered fails with EIO"]
 pub struct Request<'q> {
