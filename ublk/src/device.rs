@@ -49,7 +49,8 @@ enum Phase {
 ///
 /// The order that cannot hang: [`add`](Device::add), make every [`queue`](Device::queue), let each be fetched by its
 /// thread, [`start`](Device::start) while they serve, [`stop`](Device::stop) while they serve, drop the queues,
-/// [`delete`](Device::delete). Each step is taken once; one out of order is [`Error::Invalid`].
+/// [`delete`](Device::delete). Each queue is had once, before the start, and the start is taken once; anything else is
+/// [`Error::Invalid`].
 #[derive(Debug)]
 pub struct Device {
     control: Control,
@@ -81,7 +82,7 @@ impl Device {
         let info = control.add(device)?;
         let mut device = Device { control, info, char_device: None, phase: Phase::New, queues: [0; 64] };
         device.control.set_params(&info, params)?;
-        device.char_device = Some(CharDevice::open(info.id(), NODE_PATIENCE)?);
+        let char_device = CharDevice::open(info.id(), NODE_PATIENCE)?;
         // The open file pins the id: what is true of it now stays true. Before, it could have become another device's, and
         // the buffers would be made for the wrong size.
         let opened = device.control.info(info.id())?;
@@ -89,6 +90,7 @@ impl Device {
             device.phase = Phase::Deleted;
             return Err(Error::Replaced { device: info.id() });
         }
+        device.char_device = Some(char_device);
         Ok(device)
     }
 
@@ -173,6 +175,10 @@ impl Device {
     ///
     /// Those of [`Control::stop`].
     pub fn stop_while(&mut self, progress: impl FnMut() -> bool) -> Result<(), Error> {
+        if self.phase == Phase::New {
+            // A stop that is given up may still succeed.
+            self.phase = Phase::Stopped;
+        }
         self.control.stop_while(self.info.id(), progress)?;
         self.phase = Phase::Stopped;
         Ok(())
@@ -233,7 +239,7 @@ impl Device {
         if let Err(Error::Control { errno: Errno::EOPNOTSUPP, .. }) = deleted {
             // Before Linux 6.9 there is only the command that waits for our own open file too.
             self.let_go();
-            deleted = self.control.delete(id);
+            deleted = if self.is_ours()? { self.control.delete(id) } else { Ok(()) };
         }
         self.let_go();
         self.phase = Phase::Deleted;

@@ -211,7 +211,7 @@ struct State {
     in_flight: TagSet,
     owned: TagSet,
     wake: Wakeup,
-    /// What an answer ran into; every call that can fail reports it from then on.
+    /// What an answer ran into; every `wait` reports it from then on.
     fault: Option<Error>,
 }
 
@@ -302,6 +302,7 @@ impl Queue {
         let mut state = self.state.borrow_mut();
         while let Some(completion) = state.ring.next_completion() {
             if completion.user_data == WAKE_USER_DATA {
+                state.wake = Wakeup::None;
                 Errno::check(completion.result).map_err(|errno| SystemCall::Poll.failed(errno))?;
                 state.wake = Wakeup::Came;
                 continue;

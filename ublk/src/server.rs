@@ -26,7 +26,7 @@ use crate::error::{Error, SystemCall};
 use crate::features::Features;
 use crate::id::QueueId;
 use crate::params::Params;
-use crate::queue::{PreparedQueue, Queue, Request};
+use crate::queue::{Operation, PreparedQueue, Queue, Request};
 use signals::Signals;
 use stop::{Event, Wakeups};
 
@@ -71,10 +71,19 @@ struct Shared<T> {
     wakeups: Wakeups,
     /// Readable when every queue's thread is to leave, whatever is unanswered.
     abandon: Event,
-    /// Whether the device is being stopped, so that `answered` counts.
+    starting: AtomicBool,
     stopping: AtomicBool,
-    /// Requests answered since then.
+    /// Requests taken up while the device is being started or stopped, as a sign of progress. Reads count for the start,
+    /// which reads the partition table, and not for the stop, which writes: a client that goes on reading is no progress.
     answered: AtomicU64,
+}
+
+impl<T> Shared<T> {
+    /// Whether requests were answered since `before`, which is brought up to now.
+    fn has_progressed(&self, before: &mut u64) -> bool {
+        let answered = self.answered.load(Ordering::Relaxed);
+        core::mem::replace(before, answered) != answered
+    }
 }
 
 /// What the thread of a queue tells the one that started it.
@@ -90,7 +99,8 @@ impl Server {
     }
 
     /// Stops on SIGINT and SIGTERM. While the server runs both are blocked in the calling thread, and in the threads that
-    /// it makes, and taken from a signalfd. A thread that the program made before still has its own mask.
+    /// it makes, and taken from a signalfd. A thread that the program made before still has its own mask. One server of a
+    /// process gets a signal; several are stopped with one [`StopHandle`].
     pub const fn stop_on_signals(mut self) -> Server {
         self.on_signals = true;
         self
@@ -112,8 +122,8 @@ impl Server {
 
     /// Adds the device, serves it until it is to stop, stops it and deletes it.
     ///
-    /// `target` answers each request; the threads of all queues call it. `started` is called once, when the block device
-    /// exists. A target that panics fails its request and all that follow, and ends the server.
+    /// `target` answers each request; the threads of all queues call it. `started` is called at most once, when the block
+    /// device exists and nothing has asked the server to stop yet. A target that panics fails its request and all that follow, and ends the server.
     ///
     /// The device is deleted on every return, and when `started` panics; a client that still has the block device open keeps
     /// its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL, its id and its char device
@@ -143,6 +153,7 @@ impl Server {
             panicked: AtomicBool::new(false),
             wakeups,
             abandon: Event::new()?,
+            starting: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             answered: AtomicU64::new(0),
         };
@@ -213,20 +224,25 @@ impl<'s, T> Session<'s, T> {
         let queues = self.running;
         // The driver waits for every fetch before it starts a device, so one that failed would never let it.
         self.wait_for_fetches();
+        self.take_reports();
         self.failed?;
         if self.running < queues {
             return Ok(Stopped::FromOutside);
         }
-        let stopped = match self.start()? {
-            Some(stopped) => stopped,
-            None => {
+        let stopped = match self.start() {
+            Ok(Some(stopped)) => stopped,
+            Ok(None) => {
                 started(self.device.info());
                 self.wait()?
             }
+            // Its queues ended because somebody else stopped it, so the driver did not start it.
+            Err(Error::Control { .. }) if self.running < queues && self.failed.is_ok() => Stopped::FromOutside,
+            Err(error) => return Err(error),
         };
-        self.stop()?;
-        self.failed?;
-        Ok(stopped)
+        let stop = self.stop();
+        // Why a thread failed says more than that the stop waited for it in vain.
+        self.take_reports();
+        self.failed.and(stop).map(|()| stopped)
     }
 
     /// Waits until every thread has fetched its queue, or has ended.
@@ -244,25 +260,34 @@ impl<'s, T> Session<'s, T> {
     /// table, and a thread that left then would hang it for good.
     fn start(&mut self) -> Result<Option<Stopped>, Error> {
         let mut reason = None;
+        self.shared.starting.store(true, Ordering::Relaxed);
+        let mut before = self.shared.answered.load(Ordering::Relaxed);
         let mut starting = self.device.begin_start()?;
-        while !starting.poll()? {
+        loop {
+            match starting.poll() {
+                Ok(true) => break,
+                Ok(false) => {}
+                // On Linux 6.12 it waits for the partition table, which a slow target may take its time over.
+                Err(Error::TimedOut { .. }) if self.shared.has_progressed(&mut before) => starting.wait_on(),
+                Err(error) => return Err(error),
+            }
             let wakeups = &self.shared.wakeups;
             let stopped = wakeups.wait_or(starting.fd(), starting.time_left(), reason.is_none())?;
+            // Not `take_reports`: the device is borrowed by the start.
             while let Ok(report) = self.reports.try_recv() {
                 note(report, &mut self.running, &mut self.fetched, &mut self.failed);
             }
             self.failed?;
             reason = reason.or(stopped);
         }
+        self.shared.starting.store(false, Ordering::Relaxed);
         Ok(reason)
     }
 
     /// Waits for a reason to stop.
     fn wait(&mut self) -> Result<Stopped, Error> {
         loop {
-            while let Ok(report) = self.reports.try_recv() {
-                self.note(report);
-            }
+            self.take_reports();
             self.failed?;
             // The thread of a target that panicked serves on until the device is stopped, and then says so.
             if self.running == 0 || self.shared.panicked.load(Ordering::Acquire) {
@@ -278,19 +303,22 @@ impl<'s, T> Session<'s, T> {
     fn stop(&mut self) -> Result<(), Error> {
         let shared = self.shared;
         shared.stopping.store(true, Ordering::Relaxed);
-        let mut before = 0;
-        self.device.stop_while(|| {
-            let answered = shared.answered.load(Ordering::Relaxed);
-            core::mem::replace(&mut before, answered) != answered
-        })?;
+        let mut before = shared.answered.load(Ordering::Relaxed);
+        self.device.stop_while(|| shared.has_progressed(&mut before))?;
+        self.over = true;
         while self.running > 0 {
             match self.reports.recv_timeout(LEAVE_PATIENCE) {
                 Ok(report) => self.note(report),
                 Err(_) => return Ok(()),
             }
         }
-        self.over = true;
         Ok(())
+    }
+
+    fn take_reports(&mut self) {
+        while let Ok(report) = self.reports.try_recv() {
+            self.note(report);
+        }
     }
 
     fn note(&mut self, report: Report) {
@@ -303,6 +331,10 @@ fn note(report: Report, running: &mut usize, fetched: &mut usize, failed: &mut R
         Report::Fetched => *fetched += 1,
         Report::Ended(ended) => {
             *running -= 1;
+            if ended.is_ok() {
+                // It was fetched before it ended, and is not to be counted for another.
+                *fetched -= 1;
+            }
             *failed = failed.and(ended);
         }
     }
@@ -365,6 +397,10 @@ where
 {
     let mut panicked = false;
     while let Some(request) = queue.next_request()? {
+        let stops = request.operation() != Operation::READ && shared.stopping.load(Ordering::Relaxed);
+        if stops || shared.starting.load(Ordering::Relaxed) {
+            shared.answered.fetch_add(1, Ordering::Relaxed);
+        }
         if shared.panicked.load(Ordering::Acquire) {
             request.fail(Errno::EIO);
             continue;
@@ -376,9 +412,6 @@ where
             panicked = true;
             shared.panicked.store(true, Ordering::Release);
             shared.wakeups.news.notify();
-        }
-        if shared.stopping.load(Ordering::Relaxed) {
-            shared.answered.fetch_add(1, Ordering::Relaxed);
         }
     }
     Ok(panicked)

@@ -239,7 +239,8 @@ impl Control {
     ///
     /// It returns only when every tag of every queue was fetched, by this process, which has to have opened the char
     /// device. On Linux 6.12 it also waits until the partition table was read, so the queues have to be served by other
-    /// threads meanwhile.
+    /// threads meanwhile. A device that was stopped is to be deleted, not started again: before Linux 7.3 that hangs the
+    /// driver for good ([`Device`](crate::Device) does not allow it).
     ///
     /// # Errors
     ///
@@ -269,7 +270,7 @@ impl Control {
     pub fn begin_start(&mut self, id: DeviceId) -> Result<Starting<'_>, Error> {
         let header = Header { device: Some(id), data: syscall::process_id().into(), ..Header::default() };
         let sent = self.begin(Command::START_DEV, header, self.start_patience)?;
-        Ok(Starting { control: self, sent })
+        Ok(Starting { control: self, sent, answer: None })
     }
 
     /// Stops a device: the block device is gone when this returns, and every idle fetch ends.
@@ -373,6 +374,8 @@ impl Control {
 pub struct Starting<'c> {
     control: &'c mut Control,
     sent: Sent,
+    /// The driver's answer, once it came.
+    answer: Option<Result<(), Error>>,
 }
 
 impl Starting<'_> {
@@ -382,7 +385,25 @@ impl Starting<'_> {
     ///
     /// Those of [`Control::start`].
     pub fn poll(&mut self) -> Result<bool, Error> {
-        self.control.poll(&self.sent).map(|answer| answer.is_some())
+        if let Some(answer) = self.answer {
+            return answer.map(|()| true);
+        }
+        match self.control.poll(&self.sent) {
+            Ok(None) => return Ok(false),
+            Ok(Some(_)) => self.answer = Some(Ok(())),
+            // It may still come.
+            Err(Error::TimedOut { command, device, waited }) => {
+                return Err(Error::TimedOut { command, device, waited });
+            }
+            Err(refusal) => self.answer = Some(Err(refusal)),
+        }
+        self.poll()
+    }
+
+    /// Waits for as long again: there was progress.
+    #[cfg(feature = "std")]
+    pub(crate) fn wait_on(&mut self) {
+        self.sent.deadline = syscall::monotonic().saturating_add(self.sent.patience);
     }
 
     /// A descriptor that can be polled with others: readable when [`poll`](Starting::poll) has an answer.

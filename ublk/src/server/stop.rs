@@ -104,12 +104,11 @@ impl Wakeups {
     fn poll(&self, other: Option<&Fd>, time: Option<Duration>, stops: bool) -> Result<Option<Stopped>, Error> {
         let handle = self.handle.as_ref().filter(|_| stops).map(|handle| handle.event.fd());
         let signals = self.signals.as_ref().filter(|_| stops).map(Signals::fd);
-        let [news, stopped, _, _] = loop {
-            match syscall::poll([Some(self.news.fd()), handle, signals, other], time) {
-                Ok(ready) => break ready,
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(SystemCall::Poll.failed(errno)),
-            }
+        let [news, stopped, _, _] = match syscall::poll([Some(self.news.fd()), handle, signals, other], time) {
+            Ok(ready) => ready,
+            // Whoever waits for a time looks at the clock, and calls again.
+            Err(Errno::EINTR) => return Ok(None),
+            Err(errno) => return Err(SystemCall::Poll.failed(errno)),
         };
         if news {
             // What is said is looked for elsewhere; the next wait is for what comes after.
