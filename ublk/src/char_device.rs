@@ -20,16 +20,26 @@ pub(crate) struct CharDevice {
 }
 
 impl CharDevice {
-    /// Opens the char device (`ublk_ch_open()`), waiting up to `patience` for a node that is not there yet, not ours yet, or
-    /// not yet let go.
+    /// Opens the char device of a device that was just added (`ublk_ch_open()`), waiting up to `patience` for a node that is
+    /// not there yet, not ours yet, or looked at by udev.
     pub(crate) fn open(id: DeviceId, patience: Duration) -> Result<CharDevice, Error> {
+        CharDevice::open_after(id, patience, &[Errno::ENOENT, Errno::EACCES, Errno::EBUSY])
+    }
+
+    /// Opens the char device of a device that was served, waiting up to `patience` until the driver is through with the
+    /// last file.
+    pub(crate) fn reopen(id: DeviceId, patience: Duration) -> Result<CharDevice, Error> {
+        CharDevice::open_after(id, patience, &[Errno::EBUSY])
+    }
+
+    fn open_after(id: DeviceId, patience: Duration, passing: &[Errno]) -> Result<CharDevice, Error> {
         let path = Path::of(id);
         let deadline = syscall::monotonic().saturating_add(patience);
         loop {
             match Fd::open(path.as_c_str()) {
                 Ok(fd) => return Ok(CharDevice { fd }),
                 // Nothing tells when udev has made or given the node, or when the driver has let go of the last file.
-                Err(Errno::ENOENT | Errno::EACCES | Errno::EBUSY) if syscall::monotonic() < deadline => {
+                Err(errno) if passing.contains(&errno) && syscall::monotonic() < deadline => {
                     syscall::sleep(Duration::from_millis(10));
                 }
                 Err(errno) => return Err(Error::OpenCharDevice { device: id, errno }),

@@ -221,7 +221,7 @@ impl Device {
             // The queues' rings end on the kernel's own time. The char device can be had again when the driver is through with
             // them, and that it has answered what they left.
             self.let_go();
-            match CharDevice::open(id, FREE_PATIENCE) {
+            match CharDevice::reopen(id, FREE_PATIENCE) {
                 Ok(char_device) => self.char_device = Some(char_device),
                 // Somebody else deleted it, which is what was wanted.
                 Err(Error::OpenCharDevice { errno: Errno::ENOENT, .. }) => {
