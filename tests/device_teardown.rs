@@ -213,6 +213,50 @@ fn a_request_that_nobody_answers_fails_when_the_server_lets_go() {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_forgotten_request_can_be_failed_and_its_queue_serves_on_to_a_clean_end() {
+    let mut device = Device::add(Control::open().unwrap(), &quiet_device(1), &params()).unwrap();
+    let prepared = device.queue(QueueId::new(0)).unwrap();
+    let (fetched, is_fetched) = mpsc::channel();
+    let info = *device.info();
+    let buffer = thread::scope(|scope| {
+        let server = scope.spawn(move || {
+            let mut queue = prepared.fetch().unwrap();
+            fetched.send(()).unwrap();
+            let mut forgotten = None;
+            while !queue.is_finished() {
+                queue.wait(None).unwrap();
+                while let Some(request) = queue.next_request().unwrap() {
+                    if request.operation() == Operation::WRITE && forgotten.is_none() {
+                        forgotten = Some(request.data().as_ptr().addr());
+                        core::mem::forget(request);
+                    } else {
+                        request.complete();
+                    }
+                }
+                queue.fail_forgotten();
+                assert_eq!(queue.owned(), 0);
+            }
+            drop(queue);
+            forgotten.unwrap()
+        });
+        is_fetched.recv().unwrap();
+        device.start().unwrap();
+        let path = format!("/dev/ublkb{}", info.id());
+        let disk = fs::OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+        let error = disk.write_all_at(&Aligned::filled(4096, 1), 0).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        // The one tag there is goes on to the next request.
+        disk.write_all_at(&Aligned::filled(4096, 1), 0).unwrap();
+        drop(disk);
+        device.stop().unwrap();
+        server.join().unwrap()
+    });
+    assert!(!is_mapped(buffer));
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn each_step_of_a_devices_life_is_taken_once() {
     // On 6.12 a device that is fetched and started again after a stop hangs for good.
     let refused = |error: Error| matches!(error, Error::Invalid { .. });
@@ -437,7 +481,7 @@ fn in_flight(block_path: &str) -> u64 {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn without_deferred_task_work_the_kernel_writes_to_the_old_address_of_a_closed_ring() {
+fn without_deferred_task_work_the_kernel_writes_to_the_old_address_of_a_closed_ring_slow() {
     assert!(overwrites_the_canary::<Wide>());
 }
 

@@ -67,7 +67,7 @@ const _: () = assert!(UBLK_MAX_NR_QUEUES == 64 * 64);
 static_assertions::assert_impl_all!(Device: Send);
 
 impl Device {
-    /// Adds a device, sets its parameters and opens its char device. If any of that fails there is no device.
+    /// Adds a device, opens its char device and sets its parameters. If any of that fails there is no device.
     ///
     /// # Errors
     ///
@@ -81,16 +81,16 @@ impl Device {
     pub fn add(mut control: Control, device: &NewDevice, params: &Params) -> Result<Device, Error> {
         let info = control.add(device)?;
         let mut device = Device { control, info, char_device: None, phase: Phase::New, queues: [0; 64] };
-        device.control.set_params(&info, params)?;
         let char_device = CharDevice::open(info.id(), NODE_PATIENCE)?;
-        // The open file pins the id: what is true of it now stays true. Before, it could have become another device's, and
-        // the buffers would be made for the wrong size.
+        // The open file pins the id: what is true of it now stays true. Before, it could have become another device's: its
+        // parameters would be overwritten, and the buffers made for the wrong size.
         let opened = device.control.info(info.id())?;
         if !opened.is_same_device(&info) {
             device.phase = Phase::Deleted;
             return Err(Error::Replaced { device: info.id() });
         }
         device.char_device = Some(char_device);
+        device.control.set_params(&info, params)?;
         Ok(device)
     }
 
@@ -194,7 +194,10 @@ impl Device {
     ///
     /// The char device is let go, and opened again when the driver is through with what the queues left, requests that
     /// nobody answered included; they fail with `EIO`. The deletion is asked for while that file is held, and only if the
-    /// device is still ours: an id that has become somebody else's is left alone. Both nodes are gone when this returns. A client that still has the block device open, a mounted filesystem for
+    /// device is still ours: an id that has become somebody else's is left alone. Where somebody else holds the file, and
+    /// before Linux 6.9, it is asked for without; then a moment is left between the look and the deletion.
+    ///
+    /// Both nodes are gone when this returns. A client that still has the block device open, a mounted filesystem for
     /// instance, holds the id and nothing else.
     ///
     /// # Errors
@@ -219,7 +222,7 @@ impl Device {
         }
         if self.queues.iter().any(|word| *word != 0) {
             // The queues' rings end on the kernel's own time. The char device can be had again when the driver is through with
-            // them, and that it has answered what they left.
+            // them, and has answered what they left.
             self.let_go();
             match CharDevice::reopen(id, FREE_PATIENCE) {
                 Ok(char_device) => self.char_device = Some(char_device),
@@ -244,6 +247,7 @@ impl Device {
         self.let_go();
         self.phase = Phase::Deleted;
         match deleted {
+            // Somebody else was faster.
             Err(Error::Control { errno: Errno::ENODEV, .. }) => Ok(()),
             other => other,
         }

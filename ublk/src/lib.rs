@@ -37,7 +37,7 @@
 //!            Control                     each queue's thread            the driver
 //!   ─────────────────────────────────────────────────────────────────────────────────────
 //!   Device::add ── ADD_DEV ──────────────────────────────────────────>  /dev/ublkcN
-//!                  SET_PARAMS, open
+//!                  open, SET_PARAMS
 //!   Device::queue ── PreparedQueue ──>  fetch()  ── FETCH_REQ x depth
 //!   Device::start ── START_DEV ──────────────────────────────────────>  /dev/ublkbN
 //!                                       wait()          <── request
