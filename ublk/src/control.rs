@@ -7,20 +7,22 @@
 #![expect(unsafe_code, reason = "lends the control buffer to the driver; Invariant C1 says for how long")]
 
 mod commands;
+mod in_flight;
 
 use core::mem::ManuallyDrop;
 use core::time::Duration;
 
 use ublk_sys::ublksrv_ctrl_cmd;
 
-pub use commands::{CpuSet, Starting};
+pub use commands::CpuSet;
+pub use in_flight::{InFlight, Starting, Stopping};
 
 use crate::errno::Errno;
 use crate::error::{Command, Error};
 use crate::id::DeviceId;
 use crate::mapping::Mapping;
 use crate::ring::{Ring, Wide, WideOp};
-use crate::syscall::{self, Fd};
+use crate::syscall::Fd;
 
 /// Bytes lent to a command: a path of 4096, and behind it the largest payload (1 KiB of CPU mask).
 const BUFFER_BYTES: usize = 8192;
@@ -70,15 +72,6 @@ struct Header {
     path_len: u16,
     /// `data[0]`.
     data: u64,
-}
-
-/// A command that was sent, and not answered yet.
-#[derive(Debug)]
-struct Sent {
-    command: Command,
-    device: Option<DeviceId>,
-    patience: Duration,
-    deadline: Duration,
 }
 
 impl Control {
@@ -138,18 +131,12 @@ impl Control {
     }
 
     /// Sends one command and waits for its completion.
-    fn send(&mut self, command: Command, header: Header, patience: Duration) -> Result<u32, Error> {
-        let sent = self.begin(command, header, patience)?;
-        loop {
-            if let Some(value) = self.poll(&sent)? {
-                return Ok(value);
-            }
-            self.ring.submit_and_wait(Some(sent.deadline.saturating_sub(syscall::monotonic())))?;
-        }
+    fn send(&mut self, command: Command, header: Header, patience: Duration) -> Result<(), Error> {
+        self.begin(command, header, patience)?.wait()
     }
 
     /// Sends one command, and waits for nothing.
-    fn begin(&mut self, command: Command, header: Header, patience: Duration) -> Result<Sent, Error> {
+    fn begin(&mut self, command: Command, header: Header, patience: Duration) -> Result<InFlight<'_>, Error> {
         let lent_bytes = usize::from(header.len);
         let mut sent = ublksrv_ctrl_cmd::default();
         sent.dev_id = header.device.map_or(u32::MAX, DeviceId::raw);
@@ -170,25 +157,19 @@ impl Control {
         self.ring.push(op, self.serial)?;
         self.lent = true;
         self.ring.submit()?;
-        let deadline = syscall::monotonic().saturating_add(patience);
-        Ok(Sent { command, device: header.device, patience, deadline })
+        Ok(InFlight::new(self, command, header.device, patience))
     }
 
-    /// The answer to the command that was sent, if it is there; an error once it has been waited for too long.
-    fn poll(&mut self, sent: &Sent) -> Result<Option<u32>, Error> {
-        let (command, device) = (sent.command, sent.device);
+    /// The answer to the command that was sent, if it is there.
+    fn answer(&mut self) -> Option<Result<u32, Errno>> {
         while let Some(completion) = self.ring.next_completion() {
             if completion.user_data == self.serial {
                 self.lent = false;
                 self.serial = self.serial.wrapping_add(1);
-                let refused = |errno| Error::Control { command, device, errno };
-                return Errno::check(completion.result).map(Some).map_err(refused);
+                return Some(Errno::check(completion.result));
             }
         }
-        if syscall::monotonic() < sent.deadline {
-            return Ok(None);
-        }
-        Err(Error::TimedOut { command, device, waited: sent.patience })
+        None
     }
 }
 

@@ -6,7 +6,7 @@ use core::time::Duration;
 use ublk_sys::UBLK_MAX_NR_QUEUES;
 
 use crate::char_device::CharDevice;
-use crate::control::{Control, Starting};
+use crate::control::{Control, Starting, Stopping};
 use crate::device_info::{DeviceInfo, NewDevice, State};
 use crate::errno::Errno;
 use crate::error::Error;
@@ -36,9 +36,8 @@ pub enum DeletedId {
 enum Phase {
     /// Not started, so that nobody can have sent a request.
     New,
-    /// Requests may be under way, and a stop has to wait for somebody to answer them.
-    Started,
-    Stopped,
+    /// A start or a stop was asked for. One that is given up may still succeed, so it counts from the first.
+    Begun,
     Deleted,
 }
 
@@ -155,8 +154,7 @@ impl Device {
         if self.phase != Phase::New {
             return Err(Error::Invalid { what: "a device is started once" });
         }
-        // A start that is given up may still succeed.
-        self.phase = Phase::Started;
+        self.begin();
         self.control.begin_start(self.info.id())
     }
 
@@ -175,13 +173,24 @@ impl Device {
     ///
     /// Those of [`Control::stop`].
     pub fn stop_while(&mut self, progress: impl FnMut() -> bool) -> Result<(), Error> {
+        self.begin();
+        self.control.stop_while(self.info.id(), progress)
+    }
+
+    /// Begins to stop the device, and waits for nothing; see [`Control::begin_stop`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Control::begin_stop`].
+    pub fn begin_stop(&mut self) -> Result<Stopping<'_>, Error> {
+        self.begin();
+        self.control.begin_stop(self.info.id())
+    }
+
+    fn begin(&mut self) {
         if self.phase == Phase::New {
-            // A stop that is given up may still succeed.
-            self.phase = Phase::Stopped;
+            self.phase = Phase::Begun;
         }
-        self.control.stop_while(self.info.id(), progress)?;
-        self.phase = Phase::Stopped;
-        Ok(())
     }
 
     /// Closes the char device. When the queues are dropped too, the driver fails every request that is left with `EIO`:

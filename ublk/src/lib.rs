@@ -93,14 +93,17 @@ mod flag_set;
 mod id;
 mod mapping;
 mod params;
+mod poll;
 mod queue;
 pub mod ring;
 #[cfg(feature = "std")]
 mod server;
+#[cfg(feature = "std")]
+mod signals;
 mod syscall;
 mod units;
 
-pub use control::{Control, CpuSet, Starting};
+pub use control::{Control, CpuSet, InFlight, Starting, Stopping};
 pub use device::{DeletedId, Device};
 pub use device_info::{DeviceInfo, NewDevice, State};
 pub use errno::Errno;
@@ -108,9 +111,12 @@ pub use error::{Command, Error, SystemCall};
 pub use features::Features;
 pub use id::{DeviceId, QueueId, Tag};
 pub use params::{Attributes, Cache, Params};
+pub use poll::poll;
 pub use queue::{Operation, PreparedQueue, Queue, ReadCursor, Request, RequestFlags};
 pub use ring::Wake;
 #[cfg(feature = "std")]
 pub use server::{Server, StopHandle, Stopped};
+#[cfg(feature = "std")]
+pub use signals::Signals;
 pub use syscall::Fd;
 pub use units::{SECTOR_BYTES, Sectors};

@@ -3,7 +3,6 @@
 //!
 //! This is the one convenience on top of the core, and the only part that makes threads.
 
-mod signals;
 mod stop;
 
 use core::panic::AssertUnwindSafe;
@@ -27,7 +26,7 @@ use crate::features::Features;
 use crate::id::QueueId;
 use crate::params::Params;
 use crate::queue::{Operation, PreparedQueue, Queue, Request};
-use signals::Signals;
+use crate::signals::Signals;
 use stop::{Event, Wakeups};
 
 /// A server for one device.
@@ -268,7 +267,7 @@ impl<'s, T> Session<'s, T> {
                 Ok(true) => break,
                 Ok(false) => {}
                 // On Linux 6.12 it waits for the partition table, which a slow target may take its time over.
-                Err(Error::TimedOut { .. }) if self.shared.has_progressed(&mut before) => starting.wait_on(),
+                Err(Error::TimedOut { .. }) if self.shared.has_progressed(&mut before) => starting.extend(),
                 Err(error) => return Err(error),
             }
             let wakeups = &self.shared.wakeups;

@@ -317,15 +317,26 @@ pub(crate) fn read_event(event: &Fd) -> Result<(), Errno> {
     if read < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
-/// `poll(2)` until one of the descriptors can be read, or has failed, for `time` at most; which of them.
-#[cfg(feature = "std")]
-pub(crate) fn poll(fds: [Option<&Fd>; 4], time: Option<Duration>) -> Result<[bool; 4], Errno> {
-    // A negative descriptor is passed over. A part of a millisecond is waited for too.
-    let mut polled = fds.map(|fd| libc::pollfd { fd: fd.map_or(-1, Fd::raw), events: libc::POLLIN, revents: 0 });
-    let milliseconds = time.map_or(-1, |time| i32::try_from(time.as_millis().saturating_add(1)).unwrap_or(i32::MAX));
-    // SAFETY: `polled` has its 4 elements, borrowed for us alone while the kernel writes them.
-    let ready = unsafe { libc::poll(polled.as_mut_ptr(), 4, milliseconds) };
+/// `poll(2)` until one of the descriptors can be read, or has failed, for `time` at most; which of them. A negative
+/// descriptor is passed over.
+pub(crate) fn poll<const N: usize>(fds: [c_int; N], time: Option<Duration>) -> Result<[bool; N], Errno> {
+    let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    let count = const { nfds::<N>() };
+    // A part of a millisecond is waited for too.
+    let milliseconds = time.map_or(-1, |time| {
+        let whole = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+        if time.subsec_nanos() % 1_000_000 == 0 { whole } else { whole.saturating_add(1) }
+    });
+    // SAFETY: `polled` has its `count` elements, borrowed for us alone while the kernel writes them.
+    let ready = unsafe { libc::poll(polled.as_mut_ptr(), count, milliseconds) };
     if ready < 0 { Err(last_errno()) } else { Ok(polled.map(|fd| fd.revents != 0)) }
+}
+
+/// `N` in the type that poll(2) has for it.
+#[expect(clippy::as_conversions, reason = "no const conversion exists, and the assertion shows that none is lost")]
+const fn nfds<const N: usize>() -> libc::nfds_t {
+    const { assert!(size_of::<libc::nfds_t>() == size_of::<usize>()) };
+    N as libc::nfds_t
 }
 
 /// The signals that a thread had blocked.

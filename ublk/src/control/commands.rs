@@ -16,7 +16,8 @@ use core::time::Duration;
 
 use ublk_sys::{UBLK_FEATURES_LEN, ublk_params, ublksrv_ctrl_dev_info};
 
-use crate::control::{Control, Header, Sent};
+use crate::control::in_flight::{Starting, Stopping};
+use crate::control::{Control, Header};
 use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
 use crate::error::{Command, Error};
@@ -24,7 +25,7 @@ use crate::features::Features;
 use crate::id::{DeviceId, QueueId};
 use crate::mapping::Plain;
 use crate::params::Params;
-use crate::syscall::{self, Fd};
+use crate::syscall;
 
 /// The most CPUs of a [`CpuSet`]: what Linux can be configured for on the largest machines.
 const MAX_CPUS: usize = 8192;
@@ -78,7 +79,7 @@ impl Control {
 
     fn simple(&mut self, command: Command, id: DeviceId) -> Result<(), Error> {
         let header = Header { device: Some(id), ..Header::default() };
-        self.send(command, header, self.patience).map(|_| ())
+        self.send(command, header, self.patience)
     }
 
     /// Asks which features the driver knows.
@@ -214,7 +215,7 @@ impl Control {
     pub fn set_params(&mut self, device: &DeviceInfo, params: &Params) -> Result<(), Error> {
         let sent = params.fitted(device)?;
         let header = Header { device: Some(device.id()), ..self.lend(sent)? };
-        self.send(Command::SET_PARAMS, header, self.patience).map(|_| ())
+        self.send(Command::SET_PARAMS, header, self.patience)
     }
 
     /// Asks for a device's parameters. A driver older than a parameter leaves it zero.
@@ -269,8 +270,7 @@ impl Control {
     /// As for [`start`](Control::start).
     pub fn begin_start(&mut self, id: DeviceId) -> Result<Starting<'_>, Error> {
         let header = Header { device: Some(id), data: syscall::process_id().into(), ..Header::default() };
-        let sent = self.begin(Command::START_DEV, header, self.start_patience)?;
-        Ok(Starting { control: self, sent, answer: None })
+        self.begin(Command::START_DEV, header, self.start_patience)
     }
 
     /// Stops a device: the block device is gone when this returns, and every idle fetch ends.
@@ -297,19 +297,30 @@ impl Control {
     ///
     /// Those of [`stop`](Control::stop).
     pub fn stop_while(&mut self, id: DeviceId, mut progress: impl FnMut() -> bool) -> Result<(), Error> {
-        let header = Header { device: Some(id), ..Header::default() };
-        let mut sent = self.begin(Command::STOP_DEV, header, self.stop_patience)?;
+        let mut stopping = self.begin_stop(id)?;
         loop {
-            match self.poll(&sent) {
-                Ok(Some(_)) => return Ok(()),
-                Ok(None) => {}
-                Err(Error::TimedOut { .. }) if progress() => {
-                    sent.deadline = syscall::monotonic().saturating_add(sent.patience);
-                }
+            match stopping.step() {
+                Ok(true) => return Ok(()),
+                Err(Error::TimedOut { .. }) if progress() => stopping.extend(),
+                Ok(false) => {}
                 Err(error) => return Err(error),
             }
-            self.ring.submit_and_wait(Some(sent.deadline.saturating_sub(syscall::monotonic())))?;
         }
+    }
+
+    /// Begins to stop a device, and waits for nothing; see [`stop`](Control::stop). One thread can so stop a device and
+    /// serve its queues until the driver is through with them.
+    ///
+    /// # Errors
+    ///
+    /// Those of the ring. What the driver thinks of it comes from [`Stopping`].
+    ///
+    /// # Kernel
+    ///
+    /// As for [`stop`](Control::stop).
+    pub fn begin_stop(&mut self, id: DeviceId) -> Result<Stopping<'_>, Error> {
+        let header = Header { device: Some(id), ..Header::default() };
+        self.begin(Command::STOP_DEV, header, self.stop_patience)
     }
 
     /// Deletes a device, stopping it first, and waits until its id is free.
@@ -362,72 +373,6 @@ impl Control {
         self.send(Command::GET_QUEUE_AFFINITY, header, self.patience)?;
         self.buffer()?.read_bytes(0, &mut cpus.bytes).ok_or(TOO_LONG)?;
         Ok(cpus)
-    }
-}
-
-/// A device that is being started ([`Control::begin_start`]).
-///
-/// Dropped before the answer came it gives up on it: the device may start all the same, and the control handle answers
-/// nothing more.
-#[derive(Debug)]
-#[must_use]
-pub struct Starting<'c> {
-    control: &'c mut Control,
-    sent: Sent,
-    /// The driver's answer, once it came.
-    answer: Option<Result<(), Error>>,
-}
-
-impl Starting<'_> {
-    /// Whether the device is live now. It makes no system call.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Control::start`].
-    pub fn poll(&mut self) -> Result<bool, Error> {
-        if let Some(answer) = self.answer {
-            return answer.map(|()| true);
-        }
-        match self.control.poll(&self.sent) {
-            Ok(None) => return Ok(false),
-            Ok(Some(_)) => self.answer = Some(Ok(())),
-            // It may still come.
-            Err(Error::TimedOut { command, device, waited }) => {
-                return Err(Error::TimedOut { command, device, waited });
-            }
-            Err(refusal) => self.answer = Some(Err(refusal)),
-        }
-        self.poll()
-    }
-
-    /// Waits for as long again: there was progress.
-    #[cfg(feature = "std")]
-    pub(crate) fn wait_on(&mut self) {
-        self.sent.deadline = syscall::monotonic().saturating_add(self.sent.patience);
-    }
-
-    /// A descriptor that can be polled with others: readable when [`poll`](Starting::poll) has an answer.
-    #[must_use]
-    pub fn fd(&self) -> &Fd {
-        self.control.ring.fd()
-    }
-
-    /// How long an answer is still waited for.
-    #[must_use]
-    pub fn time_left(&self) -> Duration {
-        self.sent.deadline.saturating_sub(syscall::monotonic())
-    }
-
-    /// Waits until the device is live.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Control::start`].
-    pub fn wait(mut self) -> Result<(), Error> {
-        while !self.poll()? {
-            self.control.ring.submit_and_wait(Some(self.time_left()))?;
-        }
-        Ok(())
     }
 }
 

@@ -5,9 +5,9 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
-use crate::errno::Errno;
 use crate::error::{Error, SystemCall};
-use crate::server::signals::Signals;
+use crate::poll::poll;
+use crate::signals::Signals;
 use crate::syscall::{self, Fd};
 
 /// Why a server stopped.
@@ -104,12 +104,9 @@ impl Wakeups {
     fn poll(&self, other: Option<&Fd>, time: Option<Duration>, stops: bool) -> Result<Option<Stopped>, Error> {
         let handle = self.handle.as_ref().filter(|_| stops).map(|handle| handle.event.fd());
         let signals = self.signals.as_ref().filter(|_| stops).map(Signals::fd);
-        let [news, stopped, _, _] = match syscall::poll([Some(self.news.fd()), handle, signals, other], time) {
-            Ok(ready) => ready,
-            // Whoever waits for a time looks at the clock, and calls again.
-            Err(Errno::EINTR) => return Ok(None),
-            Err(errno) => return Err(SystemCall::Poll.failed(errno)),
-        };
+        let raw = |fd: Option<&Fd>| fd.map_or(-1, Fd::raw);
+        // Whoever waits for a time looks at the clock, and calls again.
+        let [news, stopped, _, _] = poll([self.news.fd().raw(), raw(handle), raw(signals), raw(other)], time)?;
         if news {
             // What is said is looked for elsewhere; the next wait is for what comes after.
             let _ = syscall::read_event(self.news.fd());

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A control command between its submission and its answer.
+
+use core::time::Duration;
+
+use crate::control::Control;
+use crate::error::{Command, Error};
+use crate::id::DeviceId;
+use crate::syscall::{self, Fd};
+
+/// A control command that was sent, and not answered yet: [`Starting`] or [`Stopping`].
+///
+/// It is polled beside the queues of its device, which have to be served meanwhile: one thread can do both. Dropped before
+/// the answer came it gives up on it: the command may succeed all the same, and the control handle answers nothing more.
+#[derive(Debug)]
+#[must_use = "a command whose answer is not waited for costs the control handle"]
+pub struct InFlight<'c> {
+    control: &'c mut Control,
+    command: Command,
+    device: Option<DeviceId>,
+    patience: Duration,
+    /// When its answer has been waited for long enough.
+    deadline: Duration,
+    /// The driver's answer, once it came.
+    answer: Option<Result<(), Error>>,
+}
+
+/// A device that is being started ([`Control::begin_start`]).
+pub type Starting<'c> = InFlight<'c>;
+
+/// A device that is being stopped ([`Control::begin_stop`]).
+pub type Stopping<'c> = InFlight<'c>;
+
+impl<'c> InFlight<'c> {
+    pub(super) fn new(
+        control: &'c mut Control,
+        command: Command,
+        device: Option<DeviceId>,
+        patience: Duration,
+    ) -> InFlight<'c> {
+        let deadline = syscall::monotonic().saturating_add(patience);
+        InFlight { control, command, device, patience, deadline, answer: None }
+    }
+
+    /// Whether it is done. It makes no system call.
+    ///
+    /// # Errors
+    ///
+    /// Those of the command: [`Control::start`], [`Control::stop`]. [`Error::TimedOut`] means that it has been waited for
+    /// long enough; it may be [waited for longer](InFlight::extend).
+    pub fn poll(&mut self) -> Result<bool, Error> {
+        if let Some(answer) = self.answer {
+            return answer.map(|()| true);
+        }
+        let (command, device) = (self.command, self.device);
+        if let Some(result) = self.control.answer() {
+            let answer = result.map(|_| ()).map_err(|errno| Error::Control { command, device, errno });
+            self.answer = Some(answer);
+            return answer.map(|()| true);
+        }
+        if syscall::monotonic() < self.deadline {
+            return Ok(false);
+        }
+        Err(Error::TimedOut { command, device, waited: self.patience })
+    }
+
+    /// Waits for as long again from now: something shows that there is progress.
+    pub fn extend(&mut self) {
+        self.deadline = syscall::monotonic().saturating_add(self.patience);
+    }
+
+    /// A descriptor that can be polled with others: readable when [`poll`](InFlight::poll) has an answer.
+    #[must_use]
+    pub fn fd(&self) -> &Fd {
+        self.control.ring.fd()
+    }
+
+    /// How long an answer is still waited for.
+    #[must_use]
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_sub(syscall::monotonic())
+    }
+
+    /// Waits until it is done, which is right where another thread serves the queues.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`poll`](InFlight::poll).
+    pub fn wait(mut self) -> Result<(), Error> {
+        while !self.step()? {}
+        Ok(())
+    }
+
+    /// Whether it is done; if not, waits until something comes or the time is over.
+    pub(super) fn step(&mut self) -> Result<bool, Error> {
+        if self.poll()? {
+            return Ok(true);
+        }
+        let time_left = self.time_left();
+        self.control.ring.submit_and_wait(Some(time_left))?;
+        Ok(false)
+    }
+}
