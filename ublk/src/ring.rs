@@ -21,6 +21,7 @@
 
 mod cq;
 mod geometry;
+mod memory;
 mod op;
 mod position;
 mod shared;
@@ -43,6 +44,7 @@ use crate::errno::Errno;
 use crate::error::{Error, SystemCall};
 use crate::syscall::{self, Fd, RingHandle};
 use cq::CompletionQueue;
+use memory::Memory;
 use shared::Shared;
 use sq::SubmissionQueue;
 
@@ -149,8 +151,8 @@ fn set_up<K: Kind>(submissions: u32, completions: u32) -> Result<(Fd, Shared), E
         params.cq_entries = completions;
         match syscall::io_uring_setup(submissions, &mut params) {
             Ok(fd) => {
-                let shared = Shared::map(&fd, &params, submissions, completions, size_of::<K::Entry>())?;
-                return Ok((fd, shared));
+                let memory = Memory::map(&fd, &params, submissions, completions, size_of::<K::Entry>())?;
+                return Ok((fd, Shared::over(memory)?));
             }
             Err(Errno::EINVAL) => last = Errno::EINVAL,
             Err(errno) => {

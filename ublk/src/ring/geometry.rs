@@ -122,11 +122,11 @@ pub(super) mod tests {
     use crate::error::Error;
     use ublk_sys::{IORING_SETUP_NO_SQARRAY, io_uring_params};
 
-    /// What Linux 7.3 returns for 8 entries and 16 completions, with the index array.
-    pub(in crate::ring) fn plausible() -> io_uring_params {
+    /// What Linux 7.3 returns for a ring with the index array.
+    pub(in crate::ring) fn plausible(submissions: u32, completions: u32) -> io_uring_params {
         let mut params = io_uring_params::default();
-        params.sq_entries = 8;
-        params.cq_entries = 16;
+        params.sq_entries = submissions;
+        params.cq_entries = completions;
         params.features = super::NEEDED;
         params.sq_off.head = 0;
         params.sq_off.tail = 4;
@@ -134,7 +134,7 @@ pub(super) mod tests {
         params.sq_off.ring_entries = 24;
         params.sq_off.flags = 36;
         params.sq_off.dropped = 32;
-        params.sq_off.array = 64 + 16 * 16;
+        params.sq_off.array = 64 + completions * 16;
         params.cq_off.head = 8;
         params.cq_off.tail = 12;
         params.cq_off.ring_mask = 20;
@@ -145,7 +145,7 @@ pub(super) mod tests {
     }
 
     fn refused(change: impl FnOnce(&mut io_uring_params)) -> &'static str {
-        let mut params = plausible();
+        let mut params = plausible(8, 16);
         change(&mut params);
         match Geometry::check(&params, 8, 16, 64) {
             Err(Error::Implausible { what, .. }) => what,
@@ -155,14 +155,14 @@ pub(super) mod tests {
 
     #[test]
     fn what_the_kernel_returns_is_believed() {
-        let geometry = Geometry::check(&plausible(), 8, 16, 128).unwrap();
+        let geometry = Geometry::check(&plausible(8, 16), 8, 16, 128).unwrap();
         assert_eq!((geometry.ring_bytes, geometry.submissions_bytes), (64 + 256 + 32, 8 * 128));
         assert_eq!(geometry.submission_array, Some(320));
     }
 
     #[test]
     fn without_the_index_array_its_offset_is_not_looked_at() {
-        let mut params = plausible();
+        let mut params = plausible(8, 16);
         params.flags = IORING_SETUP_NO_SQARRAY;
         params.sq_off.array = u32::MAX;
         assert_eq!(Geometry::check(&params, 8, 16, 64).unwrap().submission_array, None);

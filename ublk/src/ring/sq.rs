@@ -57,7 +57,7 @@ mod tests {
                 sq.push(&shared, &entry).unwrap();
             }
             assert_eq!(sq.staged(&shared), 5);
-            assert_eq!(shared.fake_kernel_completes_all(), 5);
+            assert_eq!(shared.kernel().complete_all(), 5);
             assert_eq!(sq.staged(&shared), 0);
             while let Some(completion) = cq.next(&shared) {
                 assert_eq!(completion.user_data, next);
@@ -84,7 +84,7 @@ mod tests {
         }
         assert_eq!(sq.push(&shared, &Op::nop()), Err(Error::RingFull));
         assert_eq!(sq.staged(&shared), 8);
-        assert_eq!(shared.fake_kernel_completes_all(), 8);
+        assert_eq!(shared.kernel().complete_all(), 8);
         sq.push(&shared, &Op::nop()).unwrap();
     }
 
@@ -92,7 +92,7 @@ mod tests {
     fn a_head_ahead_of_the_tail_makes_the_queue_full_and_writes_nothing() {
         let shared = Shared::fake(64, 5);
         let mut sq = SubmissionQueue::new(&shared);
-        shared.fake_kernel_moves_submission_head(1);
+        shared.kernel().move_submission_head(1);
         assert_eq!(sq.push(&shared, &Op::nop()), Err(Error::RingFull));
     }
 }

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A ring without a kernel behind it: the test plays the kernel. For what no kernel can be made to do, counters that wrap
+//! and words that lie.
+
+use core::sync::atomic::Ordering;
+use std::vec::Vec;
+
+use super::Memory;
+use crate::error::Error;
+use crate::mapping::Mapping;
+use crate::ring::geometry::{Geometry, tests};
+use crate::ring::position::Position;
+use crate::ring::shared::Shared;
+
+/// The kernel's side of a [`Memory`].
+pub(in crate::ring) struct Kernel<'m> {
+    memory: &'m Memory,
+}
+
+impl Memory {
+    /// A ring with this many entries, the counters of both its queues at `counters_start`.
+    pub(in crate::ring) fn fake(submissions: u32, completions: u32, entry_bytes: usize, counters_start: u32) -> Memory {
+        let params = tests::plausible(submissions, completions);
+        let geometry = Geometry::check(&params, submissions, completions, entry_bytes).unwrap();
+        let rings = Mapping::anonymous(geometry.ring_bytes).unwrap();
+        let entries = Mapping::anonymous(geometry.submissions_bytes).unwrap();
+        let memory = Memory { rings, submissions: entries, geometry, entry_bytes };
+        memory.submission_mask().store(submissions - 1, Ordering::Relaxed);
+        memory.completion_mask().store(completions - 1, Ordering::Relaxed);
+        let counters = [
+            memory.submission_head(),
+            memory.submission_tail(),
+            memory.completion_head(),
+            memory.completion_tail(),
+            memory.completion_overflow(),
+        ];
+        for counter in counters {
+            counter.store(counters_start, Ordering::Relaxed);
+        }
+        memory
+    }
+}
+
+impl Shared {
+    /// A ring of 8 submissions and 16 completions.
+    pub(in crate::ring) fn fake(entry_bytes: usize, counters_start: u32) -> Shared {
+        Shared::over(Memory::fake(8, 16, entry_bytes, counters_start)).unwrap()
+    }
+
+    pub(in crate::ring) fn kernel(&self) -> Kernel<'_> {
+        Kernel { memory: self.memory() }
+    }
+}
+
+impl Kernel<'_> {
+    /// Takes the next `count` submissions, which are published, and gives their slots back together; their user data.
+    pub(in crate::ring) fn take(&self, count: u32) -> Vec<u64> {
+        let memory = self.memory;
+        let head = Position::new(memory.submission_head().load(Ordering::Relaxed));
+        let tail = Position::new(memory.submission_tail().load(Ordering::Acquire));
+        assert!(count <= tail.since(head), "nothing more is published");
+        let user_data = |position: Position| {
+            let index = memory.submission_index(position).unwrap().load(Ordering::Relaxed);
+            let entry = usize::try_from(index).unwrap() * memory.entry_bytes;
+            memory.submissions.read(entry + 32).unwrap()
+        };
+        let taken = (0..count).map(|ahead| user_data(head.advanced(ahead))).collect();
+        memory.submission_head().store(head.advanced(count).raw(), Ordering::Release);
+        taken
+    }
+
+    /// Completes an operation. The caller knows that there is room.
+    pub(in crate::ring) fn complete(&self, user_data: u64) {
+        let memory = self.memory;
+        let tail = Position::new(memory.completion_tail().load(Ordering::Relaxed));
+        let slot = usize::try_from(tail.slot(memory.completion_entries() - 1)).unwrap();
+        let place = memory.geometry.completions + slot * 16;
+        memory.rings.write(place, user_data).unwrap();
+        memory.rings.write(place + 8, 0_u64).unwrap();
+        memory.completion_tail().store(tail.advanced(1).raw(), Ordering::Release);
+    }
+
+    /// Takes every published submission, and completes each with its user data; how many.
+    pub(in crate::ring) fn complete_all(&self) -> u32 {
+        let tail = Position::new(self.memory.submission_tail().load(Ordering::Relaxed));
+        let count = tail.since(Position::new(self.memory.submission_head().load(Ordering::Relaxed)));
+        for user_data in self.take(count) {
+            self.complete(user_data);
+        }
+        count
+    }
+
+    /// Moves the completion tail past slots that it has not written.
+    pub(in crate::ring) fn move_completion_tail(&self, by: u32) {
+        self.memory.completion_tail().fetch_add(by, Ordering::Release);
+    }
+
+    /// Moves the submission head, over the tail too.
+    pub(in crate::ring) fn move_submission_head(&self, by: u32) {
+        self.memory.submission_head().fetch_add(by, Ordering::Release);
+    }
+}
+
+#[test]
+fn a_mask_that_contradicts_the_count_is_refused() {
+    let memory = Memory::fake(8, 16, 64, 0);
+    memory.completion_mask().store(16, Ordering::Relaxed);
+    let error = Shared::over(memory).unwrap_err();
+    assert_eq!(error, Error::Implausible { what: "the completion queue's mask", value: 16 });
+}
+
+#[test]
+fn the_index_array_names_each_entry_once() {
+    let shared = Shared::fake(64, 0);
+    let element = |index| shared.memory().submission_index(Position::new(index)).unwrap().load(Ordering::Relaxed);
+    assert_eq!((0..8).map(element).collect::<Vec<u32>>(), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
