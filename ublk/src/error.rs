@@ -98,11 +98,88 @@ pub enum Error {
         /// How many, since the ring was made.
         lost: u32,
     },
-    /// A thread of the server panicked, in the target or on its behalf. The panic's message went where panics go.
+    /// A request was not answered in time, and the server let the device go without it: the driver answers its client with
+    /// `EIO`.
+    Held {
+        /// The queue it was delivered on.
+        queue: QueueId,
+        /// Its tag.
+        tag: Tag,
+        /// How long it has been held since it was delivered.
+        age: Duration,
+    },
+    /// The queue of the request that was to be answered is gone. The driver answers its client with `EIO`.
+    QueueGone,
+    /// A thread of the server panicked, in the target or on its behalf.
     Panicked {
         /// The queue that the thread served.
         queue: QueueId,
+        /// What the panic said; empty where it said nothing that is text.
+        message: Message,
     },
+}
+
+/// A text of a bounded length, kept in place: what a panic said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    bytes: [u8; Message::MAX_BYTES],
+    len: u8,
+    cut: bool,
+}
+
+impl Message {
+    /// Bytes that fit; what is longer is cut. As many as let [`Error`] have 96 bytes.
+    pub const MAX_BYTES: usize = 91;
+
+    /// This text, or as many of its first characters as fit.
+    #[must_use]
+    pub fn new(text: &str) -> Message {
+        let mut message = Message { bytes: [0; Message::MAX_BYTES], len: 0, cut: false };
+        for character in text.chars() {
+            let start = usize::from(message.len);
+            let end = start + character.len_utf8();
+            let (Some(room), Ok(len)) = (message.bytes.get_mut(start..end), u8::try_from(end)) else {
+                message.cut = true;
+                break;
+            };
+            character.encode_utf8(room);
+            message.len = len;
+        }
+        message
+    }
+
+    /// The text that fitted.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let text = self.bytes.get(..usize::from(self.len)).unwrap_or(&[]);
+        // It was put together from whole characters.
+        core::str::from_utf8(text).unwrap_or("")
+    }
+
+    /// Whether there was more than fits.
+    #[must_use]
+    pub const fn is_cut(&self) -> bool {
+        self.cut
+    }
+}
+
+/// The text on one line, with an ellipsis where it was cut.
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, line) in self.as_str().lines().enumerate() {
+            if number > 0 {
+                f.write_str(" ")?;
+            }
+            f.write_str(line.trim())?;
+        }
+        if self.cut { f.write_str("…") } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
 }
 
 /// A system call, and for `io_uring_register` the operation.
@@ -289,7 +366,18 @@ impl fmt::Display for Error {
             Error::ControlAbandoned => f.write_str("this control handle gave up on an earlier command"),
             Error::RingFull => f.write_str("the submission queue is full"),
             Error::CompletionsLost { lost } => write!(f, "the kernel dropped {lost} completions for want of memory"),
-            Error::Panicked { queue } => write!(f, "the thread of queue {queue} panicked"),
+            Error::Held { queue, tag, age } => write!(
+                f,
+                "a request was not answered in time: queue {queue}, tag {tag}, held for {} ms; its client gets EIO",
+                age.as_millis()
+            ),
+            Error::QueueGone => {
+                f.write_str("the queue of this request is gone; the driver answers its client with EIO")
+            }
+            Error::Panicked { queue, message } => {
+                write!(f, "the thread of queue {queue} panicked")?;
+                if message.as_str().is_empty() { Ok(()) } else { write!(f, ": {message}") }
+            }
         }
     }
 }
@@ -298,8 +386,8 @@ impl core::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Error};
-    use crate::{DeviceId, Errno, Features};
+    use super::{Command, Error, Message};
+    use crate::{DeviceId, Errno, Features, QueueId};
     use std::format;
 
     #[test]
@@ -317,5 +405,23 @@ mod tests {
     #[test]
     fn an_error_stays_small() {
         assert!(size_of::<Error>() <= 96);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_two_characters() {
+        let fits = "x".repeat(Message::MAX_BYTES);
+        assert_eq!((Message::new(&fits).as_str(), Message::new(&fits).is_cut()), (&fits[..], false));
+        let wide = Message::new(&"ä".repeat(Message::MAX_BYTES));
+        assert_eq!((wide.as_str(), wide.is_cut()), (&"ä".repeat(Message::MAX_BYTES / 2)[..], true));
+        assert!(format!("{wide}").ends_with("ä…"));
+    }
+
+    #[test]
+    fn what_a_panic_said_stands_on_one_line() {
+        let queue = QueueId::new(1);
+        let said = Error::Panicked { queue, message: Message::new("assertion failed\n  left: 1\n right: 2") };
+        assert_eq!(format!("{said}"), "the thread of queue 1 panicked: assertion failed left: 1 right: 2");
+        let silent = Error::Panicked { queue, message: Message::new("") };
+        assert_eq!(format!("{silent}"), "the thread of queue 1 panicked");
     }
 }

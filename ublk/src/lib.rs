@@ -107,7 +107,7 @@ pub use control::{Control, CpuSet, InFlight, Starting, Stopping};
 pub use device::{DeletedId, Device};
 pub use device_info::{DeviceInfo, NewDevice, State};
 pub use errno::Errno;
-pub use error::{Command, Error, SystemCall};
+pub use error::{Command, Error, Message, SystemCall};
 pub use features::Features;
 pub use id::{DeviceId, QueueId, Tag};
 pub use params::{Attributes, Cache, Params};

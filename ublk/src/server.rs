@@ -21,7 +21,7 @@ use crate::control::Control;
 use crate::device::Device;
 use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
-use crate::error::{Error, SystemCall};
+use crate::error::{Error, Message, SystemCall};
 use crate::features::Features;
 use crate::id::QueueId;
 use crate::params::Params;
@@ -173,7 +173,7 @@ impl Server {
                     let ended = served.unwrap_or_else(|payload| {
                         // Whatever its drop does, the end of this thread has to be told.
                         core::mem::forget(payload);
-                        Err(Error::Panicked { queue: id })
+                        Err(Error::Panicked { queue: id, message: Message::new("") })
                     });
                     // The other end is gone only where nobody wants to know any more.
                     let _ = report.send(Report::Ended(ended));
@@ -368,7 +368,7 @@ where
         panicked |= answer_all(&queue, shared)?;
     }
     leave(&mut queue)?;
-    if panicked { Err(Error::Panicked { queue: id }) } else { Ok(()) }
+    if panicked { Err(Error::Panicked { queue: id, message: Message::new("") }) } else { Ok(()) }
 }
 
 /// Fails what is left of a queue that is abandoned, for as long as it takes a stop that waited for it to go on and end the
