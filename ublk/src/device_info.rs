@@ -56,8 +56,17 @@ impl fmt::Debug for State {
 pub struct DeviceInfo(ublksrv_ctrl_dev_info);
 
 impl DeviceInfo {
-    pub(crate) const fn new(info: ublksrv_ctrl_dev_info) -> DeviceInfo {
+    /// What another process was told about a device, for [`PreparedQueue::adopt`](crate::PreparedQueue::adopt). Nothing in this
+    /// crate relies on it.
+    #[must_use]
+    pub const fn from_raw(info: ublksrv_ctrl_dev_info) -> DeviceInfo {
         DeviceInfo(info)
+    }
+
+    /// The struct as the driver wrote it.
+    #[must_use]
+    pub const fn as_raw(&self) -> &ublksrv_ctrl_dev_info {
+        &self.0
     }
 
     /// Whether both describe the same device, as far as what cannot change tells: not its state, nor its server.

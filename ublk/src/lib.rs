@@ -112,7 +112,7 @@ pub use features::Features;
 pub use id::{DeviceId, QueueId, Tag};
 pub use params::{Attributes, Cache, Params};
 pub use poll::poll;
-pub use queue::{Operation, PreparedQueue, Queue, ReadCursor, Request, RequestFlags};
+pub use queue::{DetachedRequest, Operation, PreparedQueue, Queue, ReadCursor, Request, RequestFlags};
 pub use ring::Wake;
 #[cfg(feature = "std")]
 pub use server::{Server, StopHandle, Stopped};

@@ -218,7 +218,7 @@ mod tests {
     fn device() -> DeviceInfo {
         let mut info = ublksrv_ctrl_dev_info::default();
         info.max_io_buf_bytes = 1 << 20;
-        DeviceInfo::new(info)
+        DeviceInfo::from_raw(info)
     }
 
     fn refused(params: Params) -> bool {

@@ -48,19 +48,19 @@
 //! ```
 #![expect(unsafe_code, reason = "names buffers in commands and lends them to requests; Invariants Q1 and Q2 say when")]
 
-mod buffers;
 mod descriptors;
+mod mailbox;
+mod memory;
 mod request;
 mod tag_set;
 
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, RefCell, RefMut};
 use core::fmt;
-use core::mem::ManuallyDrop;
 use core::time::Duration;
 
-use ublk_sys::{UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, ublksrv_io_cmd};
+use ublk_sys::{IORING_CQE_F_MORE, UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH, ublksrv_io_cmd};
 
-pub use request::{Operation, ReadCursor, Request, RequestFlags};
+pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags};
 
 use crate::char_device::CharDevice;
 use crate::device_info::DeviceInfo;
@@ -68,11 +68,13 @@ use crate::errno::Errno;
 use crate::error::{Command, Error, SystemCall};
 use crate::features::Features;
 use crate::id::{QueueId, Tag};
-use crate::ring::{DisabledRing, Local, Op, Ring, Wake};
-use crate::syscall::Fd;
-use buffers::Buffers;
+use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
+use crate::syscall::{self, Fd};
+use crate::units::usize_from;
 use descriptors::Descriptors;
-use request::Work;
+use mailbox::{Letter, LetterBox};
+use memory::Memory;
+use request::{Held, Work};
 use tag_set::TagSet;
 
 /// Features whose devices move data in another way than through the server's buffers.
@@ -88,8 +90,11 @@ const OTHER_DATA_MODES: [Features; 6] = [
 /// User data of a command is its tag, with this bit where it is a commit and not the first fetch.
 const COMMIT_BIT: u64 = 1 << 16;
 
-/// User data of the poll that wakes the queue.
+/// User data of the poll of [`Queue::wake_on`].
 const WAKE_USER_DATA: u64 = 1 << 32;
+
+/// User data of the poll of the mailbox's bell.
+const BELL_USER_DATA: u64 = 1 << 33;
 
 /// `POLLIN`: the descriptor can be read.
 const POLL_IN: u16 = 1;
@@ -101,7 +106,7 @@ pub struct PreparedQueue {
     depth: u16,
     ring: DisabledRing,
     descriptors: Descriptors,
-    buffers: Buffers,
+    memory: Memory,
     char_device: Fd,
 }
 
@@ -114,23 +119,56 @@ impl PreparedQueue {
     /// [`Device`](crate::Device) can say so, which is why this is not public: with the buffers of another device's size
     /// the driver would write past their ends.
     pub(crate) fn new(char_device: &CharDevice, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
+        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, usize_from(info.max_io_bytes()))
+    }
+
+    /// Makes a queue of a device whose char device was opened by somebody else: a server without any privilege, behind a
+    /// helper that has them.
+    ///
+    /// The helper adds the device, opens its char device, passes the descriptor and what [`DeviceInfo`] says to the server, and
+    /// starts it ([`Device::char_device`](crate::Device::char_device), [`Device::start`](crate::Device::start)); every queue has
+    /// to be had in one process. The server serves until [`is_finished`](Queue::is_finished). It cannot stop or delete the
+    /// device. A device whose queues are fetched by a process without `CAP_SYS_ADMIN` is not scanned for partitions.
+    ///
+    /// Nothing that `info` says is relied on for memory safety, as anybody may have written it. So each buffer takes 4 GiB of
+    /// address space, which is as large as a request of any device can be, and of memory what is used.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Invalid`]: the device has no such queue, or moves data in another way.
+    /// - [`Error::System`]: `EINVAL` from [`MmapDescriptors`](SystemCall::MmapDescriptors) where `info` is another device's, or
+    ///   another process has mapped a queue of this one; `ENODEV` where the descriptor is not a char device's of ublk; `ENOMEM`
+    ///   from [`MmapAnonymous`](SystemCall::MmapAnonymous) where the address space is limited, or `vm.overcommit_memory` is 2.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.0, with this ring 6.1. `ublk_ch_mmap()` takes one process; `ublk_fetch()` asks for no privilege.
+    pub fn adopt(char_device: Fd, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
+        // `max_io_buf_bytes` has 32 bits, is a whole number of pages, and bounds the largest request.
+        const LARGEST: usize = usize_from(u32::MAX - 0xfff);
+        PreparedQueue::with_buffers(char_device, info, id, LARGEST)
+    }
+
+    fn with_buffers(char_device: Fd, info: &DeviceInfo, id: QueueId, len: usize) -> Result<PreparedQueue, Error> {
         let invalid = |what| Err(Error::Invalid { what });
         if id.raw() >= info.queues() {
             return invalid("a queue's number is below the number of the device's queues");
         }
+        if !(1..=UBLK_MAX_QUEUE_DEPTH).contains(&info.depth()) {
+            return invalid("a queue has a depth of 1 to 4096");
+        }
         if OTHER_DATA_MODES.iter().any(|mode| info.features().contains(*mode)) {
             return invalid("a device for this queue moves data through the server's buffers (copy mode)");
         }
-        let depth = u32::from(info.depth());
-        // Each tag has at most one command staged or in flight; one more is the poll that wakes the queue.
-        let entries = depth + 1;
+        // Each tag has at most one command staged or in flight; two more are the polls that wake the queue.
+        let entries = u32::from(info.depth()) + 2;
         Ok(PreparedQueue {
             id,
             depth: info.depth(),
             ring: Ring::local(entries, entries)?,
-            descriptors: Descriptors::map(char_device.fd(), info, id)?,
-            buffers: Buffers::allocate(info)?,
-            char_device: char_device.duplicate()?,
+            descriptors: Descriptors::map(&char_device, info, id)?,
+            memory: Memory::map(info.depth(), len)?,
+            char_device,
         })
     }
 
@@ -155,23 +193,26 @@ impl PreparedQueue {
     ///
     /// Since Linux 6.0. `UBLK_U_IO_FETCH_REQ`, `ublk_fetch()`.
     pub fn fetch(self) -> Result<Queue, Error> {
-        let state = State {
-            ring: self.ring.enable()?,
-            in_flight: TagSet::EMPTY,
-            owned: TagSet::EMPTY,
-            wake: Wakeup::None,
-            fault: None,
-        };
+        let ring = self.ring.enable()?;
         let queue = Queue {
-            state: RefCell::new(state),
+            ring_fd: ring.fd().raw(),
+            state: RefCell::new(State {
+                ring,
+                in_flight: TagSet::EMPTY,
+                owned: TagSet::EMPTY,
+                detached: TagSet::EMPTY,
+                timed: TagSet::EMPTY,
+                wake: Wakeup::None,
+                bell_polled: false,
+                fault: None,
+            }),
             unanswered: Cell::new(0),
             descriptors: self.descriptors,
-            buffers: ManuallyDrop::new(self.buffers),
+            memory: self.memory,
             char_device: self.char_device,
             id: self.id,
-            depth: self.depth,
         };
-        let mut state = queue.state.borrow_mut();
+        let mut state = queue.state()?;
         for tag in (0..self.depth).map(Tag::new) {
             queue.stage(&mut state, Command::FETCH_REQ, tag, 0)?;
         }
@@ -192,15 +233,17 @@ impl PreparedQueue {
 /// Its buffer is then the kernel's. The buffers are unmapped only while `in_flight` is empty.
 ///
 /// Invariant Q2: a tag is in `owned` from the completion that delivers its request until the answer is staged. For each
-/// there is at most one [`Request`], made when the tag came into `owned`; answering consumes it. No tag is in both sets.
+/// there is at most one [`Request`] or [`DetachedRequest`], made when the tag came into `owned`; answering consumes it. No
+/// tag is in both sets. A tag is in `detached` too from when its request was detached until the answer is staged.
 pub struct Queue {
     state: RefCell<State>,
     unanswered: Cell<u64>,
     descriptors: Descriptors,
-    buffers: ManuallyDrop<Buffers>,
+    memory: Memory,
     char_device: Fd,
+    /// The number of the ring's descriptor, which is the ring's in `state`.
+    ring_fd: i32,
     id: QueueId,
-    depth: u16,
 }
 
 /// What changes while a queue is served. It is borrowed for the length of one call of this file, never while code of the
@@ -210,7 +253,12 @@ struct State {
     ring: Ring<Local>,
     in_flight: TagSet,
     owned: TagSet,
+    detached: TagSet,
+    /// The tags in `owned` whose requests have been held through a wait, so that it was noted when.
+    timed: TagSet,
     wake: Wakeup,
+    /// Whether the ring polls the mailbox's bell.
+    bell_polled: bool,
     /// What an answer ran into; every `wait` reports it from then on.
     fault: Option<Error>,
 }
@@ -227,7 +275,7 @@ static_assertions::assert_not_impl_any!(Queue: Send, Sync);
 
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue").field("id", &self.id).field("depth", &self.depth).finish_non_exhaustive()
+        f.debug_struct("Queue").field("id", &self.id).field("ring_fd", &self.ring_fd).finish_non_exhaustive()
     }
 }
 
@@ -252,7 +300,13 @@ impl Queue {
     ///
     /// `io_uring_enter()` with `IORING_ENTER_GETEVENTS`, in which alone the driver delivers requests to this thread.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Wake, Error> {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state()?;
+        if !state.detached.is_empty() {
+            self.collect(&mut state)?;
+        }
+        if !state.owned.is_empty() {
+            self.note_held(&mut state);
+        }
         match state.fault {
             Some(fault) => Err(fault),
             None => state.ring.submit_and_wait(timeout),
@@ -288,59 +342,134 @@ impl Queue {
     fn delivered(&self, tag: Tag) -> Result<Request<'_>, (&'static str, u64)> {
         let outside = ("tag", tag.raw().into());
         let descriptor = self.descriptors.read(tag).ok_or(outside)?;
-        let work = Work::read(&descriptor, self.buffers.len())?;
+        let work = Work::read(&descriptor, self.memory.buffer_len())?;
         let len = if work.has_data() { usize::try_from(work.len_bytes()).map_err(|_| outside)? } else { 0 };
         // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in flight (Q1),
-        // and none is staged before this request is answered, which consumes it and with it this TagBuffer. No other
-        // TagBuffer of the tag lives (Q2).
-        let buffer = unsafe { self.buffers.lend(tag, len) }.ok_or(outside)?;
-        Ok(Request::new(self, tag, work, buffer))
+        // and none is staged before the token of this request is answered, which consumes it and with it this TagBuffer. No
+        // other TagBuffer of the tag lives (Q2). The token borrows this queue, or has a Memory of its own.
+        let buffer = unsafe { self.memory.lend(tag, len) }.ok_or(outside)?;
+        Ok(Request::new(Held { tag, work, buffer, filled: 0 }, self))
     }
 
     /// Takes completions until one delivers a request.
     fn next_delivery(&self) -> Result<Option<Tag>, Error> {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state()?;
         while let Some(completion) = state.ring.next_completion() {
-            if completion.user_data == WAKE_USER_DATA {
-                state.wake = Wakeup::None;
-                Errno::check(completion.result).map_err(|errno| SystemCall::Poll.failed(errno))?;
-                state.wake = Wakeup::Came;
-                continue;
-            }
-            // User data is looked up, not believed: only a tag that has a command in flight can complete.
-            let tag = u16::try_from(completion.user_data & !COMMIT_BIT).ok().map(Tag::new);
-            let Some(tag) = tag.filter(|tag| state.in_flight.remove(*tag)) else {
-                return Err(Error::Implausible { what: "a completion's user data", value: completion.user_data });
-            };
-            match completion.result {
-                UBLK_IO_RES_OK => {
-                    state.owned.insert(tag);
-                    return Ok(Some(tag));
+            match completion.user_data {
+                WAKE_USER_DATA => {
+                    state.wake = Wakeup::None;
+                    Errno::check(completion.result).map_err(|errno| SystemCall::Poll.failed(errno))?;
+                    state.wake = Wakeup::Came;
                 }
-                // The device was stopped; this tag is not fetched again.
-                UBLK_IO_RES_ABORT => {}
-                other => {
-                    let committed = completion.user_data & COMMIT_BIT != 0;
-                    let command = if committed { Command::COMMIT_AND_FETCH_REQ } else { Command::FETCH_REQ };
-                    return Err(Error::Io { command, queue: self.id, tag, errno: Errno::from_raw(other) });
+                BELL_USER_DATA => self.rung(&mut state, completion)?,
+                _ => {
+                    let delivered = self.delivery(&mut state, completion)?;
+                    if delivered.is_some() {
+                        return Ok(delivered);
+                    }
                 }
             }
         }
         Ok(None)
     }
 
+    /// What the completion of a fetch or a commit brings: a request, or the end of its tag.
+    fn delivery(&self, state: &mut State, completion: Completion) -> Result<Option<Tag>, Error> {
+        // User data is looked up, not believed: only a tag that has a command in flight can complete.
+        let tag = u16::try_from(completion.user_data & !COMMIT_BIT).ok().map(Tag::new);
+        let Some(tag) = tag.filter(|tag| state.in_flight.remove(*tag)) else {
+            return Err(Error::Implausible { what: "a completion's user data", value: completion.user_data });
+        };
+        match completion.result {
+            UBLK_IO_RES_OK => {
+                state.owned.insert(tag);
+                Ok(Some(tag))
+            }
+            // The device was stopped; this tag is not fetched again.
+            UBLK_IO_RES_ABORT => Ok(None),
+            other => {
+                let committed = completion.user_data & COMMIT_BIT != 0;
+                let command = if committed { Command::COMMIT_AND_FETCH_REQ } else { Command::FETCH_REQ };
+                Err(Error::Io { command, queue: self.id, tag, errno: Errno::from_raw(other) })
+            }
+        }
+    }
+
+    /// An answer came from another thread.
+    fn rung(&self, state: &mut State, completion: Completion) -> Result<(), Error> {
+        if completion.flags & IORING_CQE_F_MORE == 0 {
+            // The kernel has ended the poll, for want of room for its completions.
+            state.bell_polled = false;
+            Errno::check(completion.result).map_err(|errno| SystemCall::Poll.failed(errno))?;
+            self.poll_bell(state)?;
+        }
+        self.collect(state)
+    }
+
+    fn poll_bell(&self, state: &mut State) -> Result<(), Error> {
+        if !state.bell_polled {
+            state.ring.push(Op::poll_add_multishot(self.memory.mailbox().bell(), POLL_IN), BELL_USER_DATA)?;
+            state.bell_polled = true;
+        }
+        Ok(())
+    }
+
+    /// Commits the answers that have come from other threads.
+    fn collect(&self, state: &mut State) -> Result<(), Error> {
+        if !self.memory.mailbox().open() {
+            return Ok(());
+        }
+        let answered = state.detached.clone();
+        for tag in answered.without(&TagSet::EMPTY) {
+            let letter = self.memory.letter_box(tag).and_then(LetterBox::collect);
+            self.commit_letter(state, tag, letter)?;
+        }
+        Ok(())
+    }
+
+    fn commit_letter(&self, state: &mut State, tag: Tag, letter: Option<Letter>) -> Result<(), Error> {
+        let Some(letter) = letter else { return Ok(()) };
+        if letter.unanswered {
+            self.count_unanswered();
+        }
+        state.release(tag);
+        self.stage(state, Command::COMMIT_AND_FETCH_REQ, tag, letter.result)
+    }
+
+    /// Notes when the requests that are held through a wait for the first time were.
+    fn note_held(&self, state: &mut State) {
+        let mut now = None;
+        for tag in state.owned.without(&state.timed) {
+            let now = *now.get_or_insert_with(syscall::monotonic);
+            if let Some(letter_box) = self.memory.letter_box(tag) {
+                letter_box.hold_since(now);
+            }
+        }
+        if now.is_some() {
+            state.timed = state.owned.clone();
+        }
+    }
+
+    /// The request that has been held longest, and for how long: since the first [`wait`](Queue::wait) through which it was.
+    #[must_use]
+    pub fn oldest(&self) -> Option<(Tag, Duration)> {
+        let state = self.state().ok()?;
+        let since = |tag| self.memory.letter_box(tag).map(|letter_box| (letter_box.held_since(), tag));
+        let (since, tag) = state.timed.without(&TagSet::EMPTY).filter_map(since).min_by_key(|(since, _)| *since)?;
+        Some((tag, syscall::monotonic().saturating_sub(since)))
+    }
+
     /// Whether nothing is left to be served: every fetch ended because the device was stopped, and every request was
     /// answered.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        let state = self.state.borrow();
-        state.in_flight.is_empty() && state.owned.is_empty()
+        self.state().is_ok_and(|state| state.in_flight.is_empty() && state.owned.is_empty())
     }
 
     /// Requests that were delivered and not answered yet.
     #[must_use]
     pub fn owned(&self) -> usize {
-        self.state.borrow().owned.len()
+        self.state().map_or(0, |state| state.owned.len())
     }
 
     /// Requests that were dropped without an answer, and so failed with `EIO`.
@@ -356,7 +485,7 @@ impl Queue {
     ///
     /// [`Error::Invalid`]: the event of an earlier call has not come yet.
     pub fn wake_on(&self, event: &Fd) -> Result<(), Error> {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.state()?;
         if state.wake == Wakeup::Armed {
             return Err(Error::Invalid { what: "a queue waits for one event at a time" });
         }
@@ -368,7 +497,7 @@ impl Queue {
     /// Whether the event of the last [`wake_on`](Queue::wake_on) has come.
     #[must_use]
     pub fn is_woken(&self) -> bool {
-        self.state.borrow().wake == Wakeup::Came
+        self.state().is_ok_and(|state| state.wake == Wakeup::Came)
     }
 
     /// The ring's descriptor, to be polled with others: readable when [`next_request`](Queue::next_request) may have
@@ -377,46 +506,85 @@ impl Queue {
     ///
     /// Use it for nothing but polling: it is lent as long as the queue lives.
     #[must_use]
-    pub fn ring_fd(&self) -> i32 {
-        self.state.borrow().ring.fd().raw()
+    pub const fn ring_fd(&self) -> i32 {
+        self.ring_fd
     }
 
     /// Answers with `EIO` every request that was delivered and forgotten (`mem::forget`), so that its client goes on. No
-    /// request of the queue lives here: it would borrow the queue.
-    pub fn fail_forgotten(&mut self) {
-        while let Some(tag) = self.state.get_mut().owned.pop() {
-            self.commit(tag, Errno::EIO.raw().saturating_neg());
+    /// [`Request`] of the queue lives here: it would borrow the queue. What was detached is left alone, as whoever has it may
+    /// still answer.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Queue::wait): the ring cannot go on.
+    pub fn fail_forgotten(&mut self) -> Result<(), Error> {
+        let mut state = self.state()?;
+        let (owned, detached) = (state.owned.clone(), state.detached.clone());
+        for tag in owned.without(&detached) {
+            state.release(tag);
+            self.stage(&mut state, Command::COMMIT_AND_FETCH_REQ, tag, Errno::EIO.raw().saturating_neg())?;
         }
+        Ok(())
+    }
+
+    /// What changes. It cannot be borrowed already, since no call of this file makes another that borrows it.
+    fn state(&self) -> Result<RefMut<'_, State>, Error> {
+        let busy = Error::Invalid { what: "a queue is used by one call at a time" };
+        self.state.try_borrow_mut().map_err(|_| busy)
     }
 
     /// Answers a request that the server owns, and fetches the tag's next.
     fn commit(&self, tag: Tag, result: i32) {
-        let mut state = self.state.borrow_mut();
-        state.owned.remove(tag);
+        let Ok(mut state) = self.state() else { return };
+        state.release(tag);
         if let Err(fault) = self.stage(&mut state, Command::COMMIT_AND_FETCH_REQ, tag, result) {
             state.fault.get_or_insert(fault);
         }
     }
 
+    /// Has a request's answer come through the mailbox from now on.
+    fn detach(&self, tag: Tag) -> Memory {
+        if let Ok(mut state) = self.state() {
+            if let Some(letter_box) = self.memory.letter_box(tag) {
+                letter_box.hand_out();
+            }
+            state.detached.insert(tag);
+            if let Err(fault) = self.poll_bell(&mut state) {
+                state.fault.get_or_insert(fault);
+            }
+        }
+        self.memory.clone()
+    }
+
     fn count_unanswered(&self) {
-        self.unanswered.set(self.unanswered.get() + 1);
+        self.unanswered.set(self.unanswered.get().wrapping_add(1));
     }
 
     /// Stages a fetch or a commit of a tag that no request is out for.
     fn stage(&self, state: &mut State, command: Command, tag: Tag, result: i32) -> Result<(), Error> {
-        let address = self.buffers.address(tag).ok_or(Error::Invalid { what: "a tag is below the queue's depth" })?;
+        let address = self.memory.buffer_address(tag).ok_or(Error::Invalid { what: "a tag is below the queue's depth" })?;
         if !state.in_flight.insert(tag) {
             return Err(Error::Invalid { what: "a tag has one command in flight at a time" });
         }
         let mut sent = ublksrv_io_cmd::default();
         (sent.q_id, sent.tag, sent.result, sent.addr) = (self.id.raw(), tag.raw(), result, address);
         // SAFETY: the driver uses the tag's buffer because of this command. The tag is in `in_flight` from here on, so by
-        // Q1 the buffer stays mapped until the completion was taken; no TagBuffer of it lives, since `commit` is called by
-        // the request that is being consumed, `fetch` before there is any, and `fail_forgotten` when none can live (Q2). The char device
-        // is open as long as `self`.
+        // Q1 the buffer stays mapped until the completion was taken; no TagBuffer of it lives: `commit` is called by the request
+        // that is being consumed, `commit_letter` when the detached one has been, `fetch` before there is any, and
+        // `fail_forgotten` for a tag that is not detached when no Request can live (Q2). A buffer is as long as the device's
+        // largest request (`new`), or as any device's (`adopt`). The char device is open as long as `self`.
         let op = unsafe { Op::uring_cmd(&self.char_device, command.raw(), words(&sent)) };
         let commit_bit = if command == Command::COMMIT_AND_FETCH_REQ { COMMIT_BIT } else { 0 };
         state.ring.push(op, u64::from(tag.raw()) | commit_bit)
+    }
+}
+
+impl State {
+    /// The tag's request is answered.
+    fn release(&mut self, tag: Tag) {
+        self.owned.remove(tag);
+        self.detached.remove(tag);
+        self.timed.remove(tag);
     }
 }
 
@@ -424,17 +592,38 @@ impl Drop for Queue {
     fn drop(&mut self) {
         // Answers that were given are sent, and what has ended meanwhile is taken. Requests that this delivers stay with
         // the driver, unanswered. If the ring fails, so be it: then the tags stay in flight.
-        if self.state.get_mut().ring.submit_and_wait(Some(Duration::ZERO)).is_ok() {
-            while let Ok(Some(_)) = self.next_delivery() {}
+        let mut idle = false;
+        if let Ok(mut state) = self.state() {
+            let detached = state.detached.clone();
+            for tag in detached.without(&TagSet::EMPTY) {
+                let letter = self.memory.letter_box(tag).and_then(LetterBox::close);
+                // Its tag then stays in flight, or with the driver.
+                let _ = self.commit_letter(&mut state, tag, letter);
+            }
+            if state.ring.submit_and_wait(Some(Duration::ZERO)).is_ok() {
+                while let Some(completion) = state.ring.next_completion() {
+                    if completion.user_data < WAKE_USER_DATA {
+                        let _ = self.delivery(&mut state, completion);
+                    }
+                }
+            }
+            idle = state.in_flight.is_empty();
         }
-        let idle = self.state.get_mut().in_flight.is_empty();
-        // SAFETY: `buffers` is not used again: this is the drop of the value that holds it.
-        let buffers = unsafe { ManuallyDrop::take(&mut self.buffers) };
-        // By Q1 an idle queue's buffers are nobody's. Any other queue's may still be the kernel's: the end of the ring,
-        // which comes when its descriptor is closed, proves nothing, because the kernel works it off later.
+        // By Q1 an idle queue's buffers are nobody's, but for a token's, which has a Memory of its own. Any other queue's may
+        // still be the kernel's: the end of the ring, which comes when its descriptor is closed, proves nothing, because the
+        // kernel works it off later.
         if !idle {
-            buffers.leak();
+            self.memory.leak();
         }
+    }
+}
+
+#[cfg(feature = "std")]
+impl std::os::fd::AsFd for Queue {
+    /// The ring's descriptor; see [`ring_fd`](Queue::ring_fd).
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        // SAFETY: the ring in `state` has it open, and is replaced by no call, as long as `self` is borrowed.
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(self.ring_fd) }
     }
 }
 

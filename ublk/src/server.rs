@@ -380,7 +380,7 @@ fn leave(queue: &mut Queue) -> Result<(), Error> {
         if left.is_zero() {
             break;
         }
-        queue.fail_forgotten();
+        queue.fail_forgotten()?;
         queue.wait(Some(left))?;
         while let Some(request) = queue.next_request()? {
             request.fail(Errno::EIO);

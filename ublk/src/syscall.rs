@@ -293,14 +293,12 @@ pub(crate) fn sleep(time: Duration) {
 }
 
 /// `eventfd(2)`, not blocking.
-#[cfg(feature = "std")]
 pub(crate) fn eventfd() -> Result<Fd, Errno> {
     // SAFETY: eventfd touches no memory of ours.
     owned(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
 }
 
 /// `write(2)` of 1 to an eventfd.
-#[cfg(feature = "std")]
 pub(crate) fn write_event(event: &Fd) -> Result<(), Errno> {
     let one = 1_u64.to_ne_bytes();
     // SAFETY: `one` has its 8 bytes through the call, which only reads them.

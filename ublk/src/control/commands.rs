@@ -134,7 +134,7 @@ impl Control {
                 Err(_) => syscall::sleep(Duration::from_millis(5)),
             }
         }
-        let info = DeviceInfo::new(self.take::<ublksrv_ctrl_dev_info>(0)?);
+        let info = DeviceInfo::from_raw(self.take::<ublksrv_ctrl_dev_info>(0)?);
         if let Err(error) = check_added(&sent, &info, device.asked_features()) {
             // Nobody else knows of it yet. If this fails too, the first error says more.
             let _ = self.delete(info.id());
@@ -163,7 +163,7 @@ impl Control {
     pub fn info(&mut self, id: DeviceId) -> Result<DeviceInfo, Error> {
         let header = Header { device: Some(id), ..self.lend(ublksrv_ctrl_dev_info::default())? };
         self.send(Command::GET_DEV_INFO, header, self.patience)?;
-        self.take(0).map(DeviceInfo::new)
+        self.take(0).map(DeviceInfo::from_raw)
     }
 
     /// Describes the device whose char device is at `path`. Of an unprivileged device whoever can read the node may ask so;
@@ -197,7 +197,7 @@ impl Control {
             data: 0,
         };
         self.send(Command::GET_DEV_INFO2, header, self.patience)?;
-        self.take(payload).map(DeviceInfo::new)
+        self.take(payload).map(DeviceInfo::from_raw)
     }
 
     /// Sets a device's parameters. It has to be done once, before the device is started.
@@ -423,7 +423,7 @@ mod tests {
         let mut info = asked();
         info.dev_id = 3;
         change(&mut info);
-        DeviceInfo::new(info)
+        DeviceInfo::from_raw(info)
     }
 
     #[test]

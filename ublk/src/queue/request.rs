@@ -2,6 +2,7 @@
 //! One request of the block layer, from its delivery to its answer.
 
 use core::fmt;
+use core::mem::{self, ManuallyDrop};
 
 use ublk_sys::{
     UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_WRITE_ZEROES, ublksrv_get_op,
@@ -9,10 +10,12 @@ use ublk_sys::{
 };
 
 use crate::errno::Errno;
+use crate::error::Error;
 use crate::flag_set::flag_set;
 use crate::id::Tag;
 use crate::queue::Queue;
-use crate::queue::buffers::TagBuffer;
+use crate::queue::mailbox::{Gone, Letter};
+use crate::queue::memory::{Memory, TagBuffer};
 use crate::units::{SECTOR_BYTES, Sectors};
 
 /// What a request wants done (`UBLK_IO_OP_*`, bits 0 to 7 of `op_flags`).
@@ -119,107 +122,218 @@ impl Work {
     }
 }
 
+/// What the server holds of a request until it answers.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) tag: Tag,
+    pub(super) work: Work,
+    /// The bytes of a READ or a WRITE; empty for what has no data.
+    pub(super) buffer: TagBuffer,
+    /// How much of a READ's buffer the target has filled.
+    pub(super) filled: usize,
+}
+
+impl Held {
+    /// Moves all of it out; what stays has no bytes.
+    fn take(&mut self) -> Held {
+        let buffer = mem::replace(&mut self.buffer, TagBuffer::empty());
+        Held { tag: self.tag, work: self.work, buffer, filled: self.filled }
+    }
+
+    fn data(&self) -> &[u8] {
+        if self.work.operation == Operation::WRITE { self.buffer.bytes() } else { &[] }
+    }
+
+    fn cursor(&mut self) -> ReadCursor<'_> {
+        let buffer = if self.work.operation == Operation::READ { self.buffer.bytes_mut() } else { &mut [] };
+        ReadCursor { buffer, filled: &mut self.filled }
+    }
+
+    /// What the driver is told where all of it was done. What the target did not fill of a READ is zeroed first.
+    fn completed(&mut self) -> i32 {
+        self.cursor().zero_rest();
+        // At most the buffer's length for what has data; for the rest any value that is not negative means success.
+        i32::try_from(self.work.len_bytes()).unwrap_or(i32::MAX)
+    }
+}
+
+/// What the driver is told where it was not done. 0 would be success, and no errno is.
+fn failed(errno: Errno) -> i32 {
+    errno.raw().max(1).saturating_neg()
+}
+
+/// What a request says and holds, whichever thread has it.
+macro_rules! about_the_request {
+    () => {
+        /// What is to be done.
+        #[must_use]
+        pub const fn operation(&self) -> Operation {
+            self.held.work.operation
+        }
+
+        /// How it is to be done.
+        #[must_use]
+        pub const fn flags(&self) -> RequestFlags {
+            self.held.work.flags
+        }
+
+        /// The slot that the request has in its queue.
+        #[must_use]
+        pub const fn tag(&self) -> Tag {
+            self.held.tag
+        }
+
+        /// Where it starts on the disk; 0 for FLUSH, which is about all of it.
+        #[must_use]
+        pub const fn start(&self) -> Sectors {
+            self.held.work.start
+        }
+
+        /// Where it starts on the disk, in bytes.
+        #[must_use]
+        pub const fn offset_bytes(&self) -> u64 {
+            self.held.work.start.bytes()
+        }
+
+        /// How long it is, in bytes. Operations without data may be longer than any buffer.
+        #[must_use]
+        pub fn len_bytes(&self) -> u64 {
+            self.held.work.len_bytes()
+        }
+
+        /// The data of a WRITE; nothing for any other operation.
+        #[must_use]
+        pub fn data(&self) -> &[u8] {
+            self.held.data()
+        }
+
+        /// Where the data of a READ goes; without room for any other operation.
+        #[must_use]
+        pub fn cursor(&mut self) -> ReadCursor<'_> {
+            self.held.cursor()
+        }
+    };
+}
+
 /// A request that the server owns until it answers.
 ///
-/// It is answered once, by [`complete`](Request::complete) or [`fail`](Request::fail). One that is dropped unanswered
-/// fails with `EIO`. One that is forgotten (`mem::forget`) stays unanswered, and its client waits, until
+/// It is answered once, by [`complete`](Request::complete) or [`fail`](Request::fail): at once, or later, while others are
+/// served, or, once it is [detached](Request::detach), from another thread. One that is dropped unanswered fails with `EIO`.
+/// One that is forgotten (`mem::forget`) stays unanswered, and its client waits, until
 /// [`Queue::fail_forgotten`](crate::Queue::fail_forgotten) or until the server has let go of the device.
 #[derive(Debug)]
 #[must_use = "a request that is dropped unanswered fails with EIO"]
 pub struct Request<'q> {
+    held: Held,
     queue: &'q Queue,
-    tag: Tag,
-    work: Work,
-    /// The bytes of a READ or a WRITE; empty for what has no data.
-    buffer: TagBuffer<'q>,
-    /// How much of a READ's buffer the target has filled.
-    filled: usize,
-    answered: bool,
 }
 
 impl<'q> Request<'q> {
-    pub(super) fn new(queue: &'q Queue, tag: Tag, work: Work, buffer: TagBuffer<'q>) -> Request<'q> {
-        Request { queue, tag, work, buffer, filled: 0, answered: false }
+    pub(super) fn new(held: Held, queue: &'q Queue) -> Request<'q> {
+        Request { held, queue }
     }
 
-    /// What is to be done.
-    #[must_use]
-    pub const fn operation(&self) -> Operation {
-        self.work.operation
-    }
-
-    /// How it is to be done.
-    #[must_use]
-    pub const fn flags(&self) -> RequestFlags {
-        self.work.flags
-    }
-
-    /// The slot that the request has in its queue.
-    #[must_use]
-    pub const fn tag(&self) -> Tag {
-        self.tag
-    }
-
-    /// Where it starts on the disk; 0 for FLUSH, which is about all of it.
-    #[must_use]
-    pub const fn start(&self) -> Sectors {
-        self.work.start
-    }
-
-    /// Where it starts on the disk, in bytes.
-    #[must_use]
-    pub const fn offset_bytes(&self) -> u64 {
-        self.work.start.bytes()
-    }
-
-    /// How long it is, in bytes. Operations without data may be longer than any buffer.
-    #[must_use]
-    pub fn len_bytes(&self) -> u64 {
-        self.work.len_bytes()
-    }
-
-    /// The data of a WRITE; nothing for any other operation.
-    #[must_use]
-    pub fn data(&self) -> &[u8] {
-        if self.work.operation == Operation::WRITE { self.buffer.bytes() } else { &[] }
-    }
-
-    /// Where the data of a READ goes; without room for any other operation.
-    #[must_use]
-    pub fn cursor(&mut self) -> ReadCursor<'_> {
-        let buffer = if self.work.operation == Operation::READ { self.buffer.bytes_mut() } else { &mut [] };
-        ReadCursor { buffer, filled: &mut self.filled }
-    }
+    about_the_request!();
 
     /// Answers that all of it was done.
     ///
     /// What the target did not fill of a READ is zeroed first. The driver is never told of a part: Linux 7.3 takes a short
     /// result for the whole, and older ones ask again, for ever where the result is 0.
     pub fn complete(mut self) {
-        let unfilled = self.cursor();
-        unfilled.zero_rest();
-        // At most the buffer's 32 MiB for what has data; for the rest any value that is not negative means success.
-        self.answer(i32::try_from(self.work.len_bytes()).unwrap_or(i32::MAX));
+        let result = self.held.completed();
+        self.answer(result);
     }
 
     /// Answers that it was not done, and why. The block layer passes some errnos on to its client (`EOPNOTSUPP`,
     /// `ENOSPC`, `ETIMEDOUT`, `EILSEQ`, ...) and turns the others into `EIO`.
-    pub fn fail(mut self, errno: Errno) {
-        // 0 would be success, and no errno is.
-        self.answer(errno.raw().max(1).saturating_neg());
+    pub fn fail(self, errno: Errno) {
+        self.answer(failed(errno));
     }
 
-    fn answer(&mut self, result: i32) {
-        self.answered = true;
-        self.queue.commit(self.tag, result);
+    /// Takes the request out of its queue's hands, for another thread to answer.
+    ///
+    /// The queue serves on meanwhile, and is to stay for the answer: [`is_finished`](Queue::is_finished) is not true before it
+    /// came.
+    ///
+    /// # Kernel
+    ///
+    /// The answer wakes the queue through an eventfd, which its ring polls (`IORING_OP_POLL_ADD`, multishot since Linux 5.13):
+    /// one `write(2)` for all the answers that come before the queue's thread has looked.
+    #[must_use = "a request that is dropped unanswered fails with EIO"]
+    pub fn detach(self) -> DetachedRequest {
+        // Not dropped: it lives on, detached.
+        let mut request = ManuallyDrop::new(self);
+        let memory = request.queue.detach(request.held.tag);
+        DetachedRequest { held: request.held.take(), memory, answered: false }
+    }
+
+    fn answer(self, result: i32) {
+        // Not dropped, as that would be an answer too.
+        let request = ManuallyDrop::new(self);
+        request.queue.commit(request.held.tag, result);
     }
 }
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
+        self.queue.count_unanswered();
+        self.queue.commit(self.held.tag, failed(Errno::EIO));
+    }
+}
+
+/// A request that any thread may answer ([`Request::detach`]).
+///
+/// It keeps the memory of its queue, and not the queue: where that is gone, because the server had to let go of its device,
+/// the request's client has got `EIO` from the driver, or will, and answering says [`Error::QueueGone`]. One that is dropped
+/// unanswered fails with `EIO`. One that is forgotten (`mem::forget`) cannot be told from one that is still held: its client
+/// waits until the server has let go of the device.
+#[derive(Debug)]
+#[must_use = "a request that is dropped unanswered fails with EIO"]
+pub struct DetachedRequest {
+    held: Held,
+    memory: Memory,
+    answered: bool,
+}
+
+static_assertions::assert_impl_all!(DetachedRequest: Send);
+static_assertions::assert_not_impl_any!(Request<'static>: Send, Sync);
+
+impl DetachedRequest {
+    about_the_request!();
+
+    /// Answers that all of it was done, as [`Request::complete`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::QueueGone`]: nobody hears the answer.
+    pub fn complete(mut self) -> Result<(), Error> {
+        let result = self.held.completed();
+        self.answer(Letter { result, unanswered: false })
+    }
+
+    /// Answers that it was not done, and why, as [`Request::fail`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::QueueGone`]: nobody hears the answer.
+    pub fn fail(mut self, errno: Errno) -> Result<(), Error> {
+        self.answer(Letter { result: failed(errno), unanswered: false })
+    }
+
+    fn answer(&mut self, letter: Letter) -> Result<(), Error> {
+        self.answered = true;
+        let letter_box = self.memory.letter_box(self.held.tag).ok_or(Error::QueueGone)?;
+        letter_box.post(letter).map_err(|Gone| Error::QueueGone)?;
+        self.memory.mailbox().ring();
+        Ok(())
+    }
+}
+
+impl Drop for DetachedRequest {
+    fn drop(&mut self) {
         if !self.answered {
-            self.queue.count_unanswered();
-            self.answer(Errno::EIO.raw().saturating_neg());
+            // Nobody is there to be told that the queue is gone.
+            let _ = self.answer(Letter { result: failed(Errno::EIO), unanswered: true });
         }
     }
 }

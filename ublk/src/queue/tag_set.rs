@@ -2,58 +2,70 @@
 //! A set of tags.
 
 use crate::id::Tag;
-use crate::units::usize_from;
 use ublk_sys::UBLK_MAX_QUEUE_DEPTH;
 
 /// Tags of one queue, a bit each for as many as a queue can have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TagSet {
     words: [u64; 64],
+    len: usize,
 }
 
 const _: () = assert!(UBLK_MAX_QUEUE_DEPTH == 64 * 64);
 
 impl TagSet {
-    pub(super) const EMPTY: TagSet = TagSet { words: [0; 64] };
+    pub(super) const EMPTY: TagSet = TagSet { words: [0; 64], len: 0 };
 
     /// The word and the bit of a tag; none for a tag that no queue can have.
-    fn place(&mut self, tag: Tag) -> Option<(&mut u64, u64)> {
+    fn place(tag: Tag) -> (usize, u64) {
         let index = usize::from(tag.raw());
-        Some((self.words.get_mut(index / 64)?, 1 << (index % 64)))
+        (index / 64, 1 << (index % 64))
+    }
+
+    /// Whether a tag is there.
+    pub(super) fn contains(&self, tag: Tag) -> bool {
+        let (index, bit) = TagSet::place(tag);
+        self.words.get(index).is_some_and(|word| word & bit != 0)
     }
 
     /// Adds a tag; false where it was there already, or can be in no queue.
     pub(super) fn insert(&mut self, tag: Tag) -> bool {
-        self.place(tag).is_some_and(|(word, bit)| {
-            let new = *word & bit == 0;
-            *word |= bit;
-            new
-        })
+        let (index, bit) = TagSet::place(tag);
+        let Some(word) = self.words.get_mut(index).filter(|word| **word & bit == 0) else { return false };
+        *word |= bit;
+        self.len += 1;
+        true
     }
 
     /// Takes a tag out; false where it was not there.
     pub(super) fn remove(&mut self, tag: Tag) -> bool {
-        self.place(tag).is_some_and(|(word, bit)| {
-            let there = *word & bit != 0;
-            *word &= !bit;
-            there
+        let (index, bit) = TagSet::place(tag);
+        let Some(word) = self.words.get_mut(index).filter(|word| **word & bit != 0) else { return false };
+        *word &= !bit;
+        self.len = self.len.saturating_sub(1);
+        true
+    }
+
+    /// Whether no tag is there.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many tags are there.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The tags of this set that are not in `other`.
+    pub(super) fn without<'s>(&'s self, other: &'s TagSet) -> impl Iterator<Item = Tag> + 's {
+        let words = self.words.iter().zip(&other.words).map(|(word, other)| word & !other);
+        (0_u16..).step_by(64).zip(words).flat_map(|(first, mut word)| {
+            core::iter::from_fn(move || {
+                let bit = u16::try_from(word.checked_ilog2()?).ok()?;
+                word &= !(1 << bit);
+                Some(Tag::new(first | bit))
+            })
         })
-    }
-
-    /// Takes the lowest tag out.
-    pub(super) fn pop(&mut self) -> Option<Tag> {
-        let (index, word) = self.words.iter_mut().enumerate().find(|(_, word)| **word != 0)?;
-        let bit = word.trailing_zeros();
-        *word &= *word - 1;
-        u16::try_from(index * 64 + usize_from(bit)).ok().map(Tag::new)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.words.iter().map(|word| usize_from(word.count_ones())).sum()
     }
 }
 
@@ -78,12 +90,14 @@ mod tests {
     }
 
     #[test]
-    fn every_tag_comes_out_once() {
-        let mut set = TagSet::EMPTY;
-        for tag in [4095, 64, 0, 63] {
+    fn every_tag_that_is_not_in_the_other_set_comes_once() {
+        let (mut set, mut other) = (TagSet::EMPTY, TagSet::EMPTY);
+        for tag in [4095, 64, 0, 63, 65] {
             set.insert(Tag::new(tag));
         }
-        let tags: std::vec::Vec<u16> = core::iter::from_fn(|| set.pop()).map(Tag::raw).collect();
+        other.insert(Tag::new(65));
+        let mut tags: std::vec::Vec<u16> = set.without(&other).map(Tag::raw).collect();
+        tags.sort();
         assert_eq!(tags, [0, 63, 64, 4095]);
     }
 

@@ -6,7 +6,7 @@
 //! that (push, submit, wait) is safe.
 #![expect(unsafe_code, reason = "functions whose callers promise that what they name stays; nothing is accessed")]
 
-use ublk_sys::{IORING_OP_NOP, IORING_OP_POLL_ADD, IORING_OP_URING_CMD, io_uring_sqe, io_uring_sqe_cmd_op};
+use ublk_sys::{IORING_OP_NOP, IORING_OP_POLL_ADD, IORING_OP_URING_CMD, IORING_POLL_ADD_MULTI, io_uring_sqe, io_uring_sqe_cmd_op};
 
 use crate::syscall::Fd;
 
@@ -103,6 +103,15 @@ impl Op {
         let events = u32::from(events);
         sqe.rw_flags = if cfg!(target_endian = "big") { events.rotate_left(16) } else { events };
         Op { sqe }
+    }
+
+    /// As [`poll_add`](Op::poll_add), and completes again each time that an event comes, for as long as the completion has
+    /// `IORING_CQE_F_MORE` (`IORING_POLL_ADD_MULTI`, Linux 5.13).
+    #[must_use]
+    pub fn poll_add_multishot(fd: &Fd, events: u16) -> Op {
+        let mut op = Op::poll_add(fd, events);
+        op.sqe.len = IORING_POLL_ADD_MULTI;
+        op
     }
 }
 

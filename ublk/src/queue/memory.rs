@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The one mapping of a queue: its mailbox, and a buffer for each tag.
+//!
+//! ```text
+//!   Header │ a letter box for each tag │ ... page │ buffer of tag 0 │ buffer of tag 1 │ ...
+//! ```
+#![expect(unsafe_code, reason = "a counted reference to a mapping, and slices of memory that the kernel writes at other times")]
+
+use core::fmt;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+
+use crate::error::Error;
+use crate::id::Tag;
+use crate::mapping::Mapping;
+use crate::queue::mailbox::{LetterBox, Mailbox};
+use crate::syscall;
+use crate::units::round_up;
+
+/// A counted reference to the mapping of a queue, which ends with the last one: of the queue, and of every request that was
+/// detached from it. The count stands in the mapping itself, so that nothing is allocated.
+///
+/// Invariant R1: `header` is the start of a live mapping with an initialised [`Header`] there, whose `references` is the
+/// number of values of this type with that `header`.
+pub(super) struct Memory {
+    header: NonNull<Header>,
+}
+
+/// What stands at the start of the mapping.
+struct Header {
+    references: AtomicU32,
+    /// The kernel may still use the buffers: the mapping is never to end.
+    leaked: AtomicBool,
+    mailbox: Mailbox,
+    /// The mapping that this stands in.
+    mapping: Mapping,
+    depth: u16,
+    /// Where the first buffer starts.
+    buffers: usize,
+    /// Bytes from one buffer to the next.
+    stride: usize,
+    /// Bytes of a buffer that the kernel uses: the device's largest request.
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to no thread. What several threads look at at once is never written but for atomics, and the
+// buffers have one user at a time, whom `lend`'s callers show.
+unsafe impl Send for Memory {}
+
+static_assertions::assert_not_impl_any!(Memory: Sync);
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Memory({:p})", self.header)
+    }
+}
+
+impl Memory {
+    /// Maps a mailbox and buffers of `len` bytes for `depth` tags.
+    pub(super) fn map(depth: u16, len: usize) -> Result<Memory, Error> {
+        let too_large = Error::Invalid { what: "the buffers of a queue fit into the address space" };
+        let page = syscall::page_bytes();
+        let boxes = usize::from(depth) * size_of::<LetterBox>();
+        let buffers = round_up(size_of::<Header>() + boxes, page).ok_or(too_large)?;
+        let stride = round_up(len, page).ok_or(too_large)?;
+        let all = stride.checked_mul(depth.into()).and_then(|all| all.checked_add(buffers)).ok_or(too_large)?;
+        let mapping = Mapping::anonymous(all)?;
+        let header = mapping.start().cast::<Header>();
+        let content = Header {
+            references: AtomicU32::new(1),
+            leaked: AtomicBool::new(false),
+            mailbox: Mailbox::new()?,
+            mapping,
+            depth,
+            buffers,
+            stride,
+            len,
+        };
+        // SAFETY: the mapping starts at a page, is at least as long as a Header, writable (M1) and known to nobody else yet.
+        unsafe { header.write(content) };
+        Ok(Memory { header })
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: R1, and nobody makes an exclusive reference to it: it is moved out only when the last reference is gone.
+        unsafe { self.header.as_ref() }
+    }
+
+    pub(super) fn mailbox(&self) -> &Mailbox {
+        &self.header().mailbox
+    }
+
+    /// Bytes of each buffer.
+    pub(super) fn buffer_len(&self) -> usize {
+        self.header().len
+    }
+
+    /// The letter box of `tag`; `None` for a tag that the queue has not.
+    pub(super) fn letter_box(&self, tag: Tag) -> Option<&LetterBox> {
+        if tag.raw() >= self.header().depth {
+            return None;
+        }
+        let offset = size_of::<Header>() + usize::from(tag.raw()) * size_of::<LetterBox>();
+        const { assert!(size_of::<Header>() % align_of::<LetterBox>() == 0) };
+        // SAFETY: the tag is below the depth, so the place lies before `buffers` (see `map`), within the mapping (R1).
+        let place = unsafe { self.header.cast::<u8>().add(offset) };
+        // SAFETY: the place is aligned, as just asserted of the first one. A LetterBox is atomics alone, of which zeroes, with
+        // which the mapping began, are a value; it is reached through shared references alone.
+        Some(unsafe { place.cast::<LetterBox>().as_ref() })
+    }
+
+    /// Where the buffer of `tag` starts in the mapping; `None` for a tag that the queue has not.
+    fn buffer_offset(&self, tag: Tag) -> Option<usize> {
+        let header = self.header();
+        (tag.raw() < header.depth).then(|| header.buffers + usize::from(tag.raw()) * header.stride)
+    }
+
+    /// Where the kernel finds the buffer of `tag`.
+    pub(super) fn buffer_address(&self, tag: Tag) -> Option<u64> {
+        let header = self.header();
+        header.mapping.address(self.buffer_offset(tag)?, header.len)
+    }
+
+    /// The first `len` bytes of the buffer of `tag`, for one user alone.
+    ///
+    /// # Safety
+    ///
+    /// As long as the result lives: no command of `tag` is in flight, and none is submitted; no other [`TagBuffer`] of `tag`
+    /// lives; a `Memory` of this mapping lives.
+    pub(super) unsafe fn lend(&self, tag: Tag, len: usize) -> Option<TagBuffer> {
+        let offset = self.buffer_offset(tag)?;
+        if len > self.header().len {
+            return None;
+        }
+        // SAFETY: the buffer of a tag of this queue lies within the mapping (see `map`).
+        let start = unsafe { self.header.cast::<u8>().add(offset) };
+        Some(TagBuffer { start, len })
+    }
+
+    /// Has the mapping stay for ever, for a kernel that may still use its buffers.
+    pub(super) fn leak(&self) {
+        // ORDERING: the last reference's fence orders it before the end.
+        self.header().leaked.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Memory {
+    fn clone(&self) -> Memory {
+        // ORDERING: a new reference comes from one that lives, so that nothing can end meanwhile. There are at most as many as
+        // tags, and one more.
+        self.header().references.fetch_add(1, Ordering::Relaxed);
+        Memory { header: self.header }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // ORDERING: Release, so that all that this reference did is done before the last one ends the mapping.
+        if self.header().references.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        // ORDERING: pairs with the Release of every other reference's end.
+        fence(Ordering::Acquire);
+        // SAFETY: R1, and this was the last reference: nobody looks at the header again, so that it may be moved out, which
+        // ends the mapping where it stood.
+        let header = unsafe { self.header.read() };
+        if header.leaked.load(Ordering::Relaxed) {
+            header.mapping.leak();
+        }
+    }
+}
+
+/// The buffer of one tag, while it is the server's.
+///
+/// Invariant B1: the `len` bytes at `start` are initialised memory of a live mapping, and nobody else uses them as long
+/// as this value lives ([`Memory::lend`]).
+#[derive(Debug)]
+pub(super) struct TagBuffer {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: B1: whoever has the value has the memory, whichever thread that is.
+unsafe impl Send for TagBuffer {}
+
+impl TagBuffer {
+    /// No bytes.
+    pub(super) const fn empty() -> TagBuffer {
+        TagBuffer { start: NonNull::dangling(), len: 0 }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: B1, and while the result lives `self` is borrowed, so that nobody writes.
+        unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: B1, and while the result lives `self` is borrowed exclusively, so that it is the only access.
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Memory;
+    use crate::Tag;
+    use std::vec::Vec;
+
+    fn is_mapped(address: u64) -> bool {
+        std::fs::read_to_string("/proc/self/maps").unwrap().lines().any(|line| {
+            let (range, _) = line.split_once(' ').unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            let number = |text| u64::from_str_radix(text, 16).unwrap();
+            (number(start)..number(end)).contains(&address)
+        })
+    }
+
+    #[test]
+    fn a_buffer_lies_behind_every_letter_box_and_every_other_buffer() {
+        let memory = Memory::map(4096, 8192).unwrap();
+        let addresses: Vec<u64> = (0..4096).map(|tag| memory.buffer_address(Tag::new(tag)).unwrap()).collect();
+        let last_box: *const _ = memory.letter_box(Tag::new(4095)).unwrap();
+        assert!(last_box.addr() as u64 + 16 <= addresses[0]);
+        assert!(addresses.windows(2).all(|pair| pair[0] + 8192 == pair[1]));
+        assert!(memory.letter_box(Tag::new(4096)).is_none() && memory.buffer_address(Tag::new(4096)).is_none());
+    }
+
+    #[test]
+    fn the_mapping_ends_with_its_last_reference_in_whichever_thread() {
+        let memory = Memory::map(2, 4096).unwrap();
+        let address = memory.buffer_address(Tag::new(1)).unwrap();
+        let (first, second) = (memory.clone(), memory.clone());
+        drop(memory);
+        std::thread::spawn(move || drop(first)).join().unwrap();
+        assert!(is_mapped(address));
+        std::thread::spawn(move || drop(second)).join().unwrap();
+        assert!(!is_mapped(address));
+    }
+
+    #[test]
+    fn a_mapping_that_is_leaked_stays() {
+        let memory = Memory::map(2, 4096).unwrap();
+        let address = memory.buffer_address(Tag::new(0)).unwrap();
+        let other = memory.clone();
+        memory.leak();
+        drop(memory);
+        drop(other);
+        assert!(is_mapped(address));
+    }
+}
