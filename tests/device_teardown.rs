@@ -233,7 +233,7 @@ fn a_forgotten_request_can_be_failed_and_its_queue_serves_on_to_a_clean_end() {
                         request.complete();
                     }
                 }
-                queue.fail_forgotten();
+                queue.fail_forgotten().unwrap();
                 assert_eq!(queue.owned(), 0);
             }
             drop(queue);

@@ -47,11 +47,7 @@ impl CharDevice {
         }
     }
 
-    pub(crate) const fn fd(&self) -> &Fd {
-        &self.fd
-    }
-
-    /// Another descriptor of the same open file, for a queue of its own.
+    /// Another descriptor of the same open file, for a queue or another process.
     pub(crate) fn duplicate(&self) -> Result<Fd, Error> {
         self.fd.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))
     }

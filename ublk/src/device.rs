@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::id::QueueId;
 use crate::params::Params;
 use crate::queue::PreparedQueue;
-use crate::syscall;
+use crate::syscall::{self, Fd};
 
 /// How long a fresh char device may take to become ours: udev gives the node its owner.
 const NODE_PATIENCE: Duration = Duration::from_secs(3);
@@ -134,6 +134,16 @@ impl Device {
             *word |= bit;
         }
         Ok(queue)
+    }
+
+    /// Another descriptor of the open char device, for the process that is to serve it: see [`PreparedQueue::adopt`]. The
+    /// device can be used again, and its id is free, only when that process has closed it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: the char device was let go. [`Error::System`] with `EMFILE`: no descriptor is left.
+    pub fn char_device(&self) -> Result<Fd, Error> {
+        self.char_device.as_ref().ok_or(Error::Invalid { what: "the char device was let go" })?.duplicate()
     }
 
     /// Starts the device. Every queue has to be fetched, and served meanwhile; see [`Control::start`].

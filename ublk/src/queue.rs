@@ -562,7 +562,8 @@ impl Queue {
 
     /// Stages a fetch or a commit of a tag that no request is out for.
     fn stage(&self, state: &mut State, command: Command, tag: Tag, result: i32) -> Result<(), Error> {
-        let address = self.memory.buffer_address(tag).ok_or(Error::Invalid { what: "a tag is below the queue's depth" })?;
+        let address =
+            self.memory.buffer_address(tag).ok_or(Error::Invalid { what: "a tag is below the queue's depth" })?;
         if !state.in_flight.insert(tag) {
             return Err(Error::Invalid { what: "a tag has one command in flight at a time" });
         }

@@ -4,7 +4,10 @@
 //! ```text
 //!   Header │ a letter box for each tag │ ... page │ buffer of tag 0 │ buffer of tag 1 │ ...
 //! ```
-#![expect(unsafe_code, reason = "a counted reference to a mapping, and slices of memory that the kernel writes at other times")]
+#![expect(
+    unsafe_code,
+    reason = "a counted reference to a mapping, and slices of memory that the kernel writes at other times"
+)]
 
 use core::fmt;
 use core::ptr::NonNull;
@@ -204,6 +207,7 @@ impl TagBuffer {
 mod tests {
     use super::Memory;
     use crate::Tag;
+    use crate::units::u64_from;
     use std::vec::Vec;
 
     fn is_mapped(address: u64) -> bool {
@@ -220,7 +224,7 @@ mod tests {
         let memory = Memory::map(4096, 8192).unwrap();
         let addresses: Vec<u64> = (0..4096).map(|tag| memory.buffer_address(Tag::new(tag)).unwrap()).collect();
         let last_box: *const _ = memory.letter_box(Tag::new(4095)).unwrap();
-        assert!(last_box.addr() as u64 + 16 <= addresses[0]);
+        assert!(u64_from(last_box.addr() + size_of::<super::LetterBox>()) <= addresses[0]);
         assert!(addresses.windows(2).all(|pair| pair[0] + 8192 == pair[1]));
         assert!(memory.letter_box(Tag::new(4096)).is_none() && memory.buffer_address(Tag::new(4096)).is_none());
     }

@@ -22,12 +22,6 @@ impl TagSet {
         (index / 64, 1 << (index % 64))
     }
 
-    /// Whether a tag is there.
-    pub(super) fn contains(&self, tag: Tag) -> bool {
-        let (index, bit) = TagSet::place(tag);
-        self.words.get(index).is_some_and(|word| word & bit != 0)
-    }
-
     /// Adds a tag; false where it was there already, or can be in no queue.
     pub(super) fn insert(&mut self, tag: Tag) -> bool {
         let (index, bit) = TagSet::place(tag);

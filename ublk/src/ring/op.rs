@@ -6,7 +6,9 @@
 //! that (push, submit, wait) is safe.
 #![expect(unsafe_code, reason = "functions whose callers promise that what they name stays; nothing is accessed")]
 
-use ublk_sys::{IORING_OP_NOP, IORING_OP_POLL_ADD, IORING_OP_URING_CMD, IORING_POLL_ADD_MULTI, io_uring_sqe, io_uring_sqe_cmd_op};
+use ublk_sys::{
+    IORING_OP_NOP, IORING_OP_POLL_ADD, IORING_OP_URING_CMD, IORING_POLL_ADD_MULTI, io_uring_sqe, io_uring_sqe_cmd_op,
+};
 
 use crate::syscall::Fd;
 
