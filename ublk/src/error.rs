@@ -215,6 +215,8 @@ pub enum SystemCall {
     Poll,
     /// Making a thread.
     Thread,
+    /// `sched_setaffinity(2)`. `EINVAL`: the thread may run on none of the CPUs.
+    SetAffinity,
 }
 
 impl fmt::Display for SystemCall {
@@ -234,6 +236,7 @@ impl fmt::Display for SystemCall {
             SystemCall::Sigmask => "pthread_sigmask",
             SystemCall::Poll => "poll",
             SystemCall::Thread => "making a thread",
+            SystemCall::SetAffinity => "sched_setaffinity",
         })
     }
 }

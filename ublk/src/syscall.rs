@@ -292,6 +292,14 @@ pub(crate) fn sleep(time: Duration) {
     unsafe { libc::nanosleep(pointer, ptr::null_mut()) };
 }
 
+/// `sched_setaffinity(2)` of the calling thread, which then runs on the CPUs of this mask only.
+pub(crate) fn set_affinity(cpus: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the mask has its bytes through the call, which only reads them. The system call itself, as libc's function
+    // wants a type of a fixed size.
+    let returned = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, cpus.len(), cpus.as_ptr()) };
+    counted(returned).map(|_| ())
+}
+
 /// `eventfd(2)`, not blocking.
 pub(crate) fn eventfd() -> Result<Fd, Errno> {
     // SAFETY: eventfd touches no memory of ours.

@@ -20,7 +20,7 @@ use crate::control::in_flight::{Starting, Stopping};
 use crate::control::{Control, Header};
 use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
-use crate::error::{Command, Error};
+use crate::error::{Command, Error, SystemCall};
 use crate::features::Features;
 use crate::id::{DeviceId, QueueId};
 use crate::mapping::Plain;
@@ -54,6 +54,21 @@ impl CpuSet {
         let flip = if cfg!(target_endian = "big") { size_of::<core::ffi::c_long>() - 1 } else { 0 };
         let byte = usize::try_from(cpu / 8).ok().and_then(|index| self.bytes.get(index ^ flip));
         byte.is_some_and(|byte| byte >> (cpu % 8) & 1 == 1)
+    }
+}
+
+impl CpuSet {
+    /// Has the calling thread run on these CPUs only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] with [`SystemCall::SetAffinity`]: `EINVAL`, none of them is online, or allowed to this process.
+    ///
+    /// # Kernel
+    ///
+    /// `sched_setaffinity(2)`.
+    pub fn pin_thread(&self) -> Result<(), Error> {
+        syscall::set_affinity(&self.bytes).map_err(|errno| SystemCall::SetAffinity.failed(errno))
     }
 }
 

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The thread of one queue.
+
+use core::any::Any;
+use core::panic::AssertUnwindSafe;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
+use std::boxed::Box;
+use std::panic;
+use std::string::String;
+use std::sync::mpsc;
+use std::time::Instant;
+
+use crate::control::CpuSet;
+use crate::errno::Errno;
+use crate::error::{Error, Message};
+use crate::queue::{Operation, PreparedQueue, Queue, Request};
+use crate::server::stop::{Event, Wakeups};
+
+/// How long the threads of a device that is stopped, or abandoned, may take to notice.
+pub(super) const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the threads of one server share.
+pub(super) struct Shared<T> {
+    pub(super) target: T,
+    /// Set when the target has panicked: it is not called again, and every further request fails.
+    pub(super) panicked: AtomicBool,
+    pub(super) wakeups: Wakeups,
+    /// Readable when every queue's thread is to leave, whatever is unanswered.
+    pub(super) abandon: Event,
+    pub(super) starting: AtomicBool,
+    pub(super) stopping: AtomicBool,
+    /// Requests taken up while the device is being started or stopped, as a sign of progress. Reads count for the start,
+    /// which reads the partition table, and not for the stop, which writes: a client that goes on reading is no progress.
+    pub(super) answered: AtomicU64,
+}
+
+impl<T> Shared<T> {
+    /// Whether requests were answered since `before`, which is brought up to now.
+    pub(super) fn has_progressed(&self, before: &mut u64) -> bool {
+        let answered = self.answered.load(Ordering::Relaxed);
+        core::mem::replace(before, answered) != answered
+    }
+}
+
+/// What the thread of a queue tells the one that started it.
+pub(super) enum Report {
+    Fetched,
+    Ended(Result<(), Error>),
+}
+
+/// A queue, and the CPUs that its thread is to run on.
+pub(super) struct Daemon {
+    pub(super) queue: PreparedQueue,
+    pub(super) cpus: Option<CpuSet>,
+}
+
+impl Daemon {
+    /// Serves the queue, and reports its end, whatever that is.
+    pub(super) fn run<T>(self, shared: &Shared<T>, report: &mpsc::Sender<Report>)
+    where
+        T: Fn(Request<'_>) + Sync,
+    {
+        let id = self.queue.id();
+        let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(shared, report)));
+        let ended = served.unwrap_or_else(|payload| Err(Error::Panicked { queue: id, message: said(payload) }));
+        // The other end is gone only where nobody wants to know any more.
+        let _ = report.send(Report::Ended(ended));
+        shared.wakeups.news.notify();
+    }
+
+    /// Serves until the device is stopped, or the server is to be abandoned.
+    fn serve<T>(self, shared: &Shared<T>, report: &mpsc::Sender<Report>) -> Result<(), Error>
+    where
+        T: Fn(Request<'_>) + Sync,
+    {
+        let id = self.queue.id();
+        if let Some(cpus) = self.cpus {
+            cpus.pin_thread()?;
+        }
+        let mut queue = self.queue.fetch()?;
+        queue.wake_on(shared.abandon.fd())?;
+        // What the driver refuses of the fetches, it has refused by now.
+        let mut panicked = answer_all(&queue, shared)?;
+        let _ = report.send(Report::Fetched);
+        shared.wakeups.news.notify();
+        while !queue.is_finished() && !queue.is_woken() {
+            queue.wait(None)?;
+            panicked = panicked.or(answer_all(&queue, shared)?);
+        }
+        leave(&mut queue)?;
+        panicked.map_or(Ok(()), |message| Err(Error::Panicked { queue: id, message }))
+    }
+}
+
+/// Fails what is left of a queue that is abandoned, for as long as it takes a stop that waited for it to go on and end the
+/// fetches: a ring that is closed with fetches in flight while a stop ends them makes Linux 7.3 warn. What is detached is
+/// left to whoever has it, and to the driver.
+fn leave(queue: &mut Queue) -> Result<(), Error> {
+    let held = queue.oldest().map(|(tag, age)| Error::Held { queue: queue.id(), tag, age });
+    let deadline = Instant::now() + LEAVE_PATIENCE;
+    while !queue.is_finished() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        queue.fail_forgotten()?;
+        queue.wait(Some(left))?;
+        while let Some(request) = queue.next_request()? {
+            request.fail(Errno::EIO);
+        }
+    }
+    held.map_or(Ok(()), Err)
+}
+
+/// Gives every request that was delivered to the target; what the target said if it panicked over one of them.
+fn answer_all<T>(queue: &Queue, shared: &Shared<T>) -> Result<Option<Message>, Error>
+where
+    T: Fn(Request<'_>) + Sync,
+{
+    let mut panicked = None;
+    while let Some(request) = queue.next_request()? {
+        let stops = request.operation() != Operation::READ && shared.stopping.load(Ordering::Relaxed);
+        if stops || shared.starting.load(Ordering::Relaxed) {
+            shared.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        if shared.panicked.load(Ordering::Acquire) {
+            request.fail(Errno::EIO);
+            continue;
+        }
+        // The target is not called again after a panic, so nobody sees what it left half done. The request is answered with
+        // EIO where it is dropped. The thread lives on: the driver would wait for its tags for ever.
+        let target = AssertUnwindSafe(|| (shared.target)(request));
+        if let Err(payload) = panic::catch_unwind(target) {
+            panicked = panicked.or(Some(said(payload)));
+            shared.panicked.store(true, Ordering::Release);
+            shared.wakeups.news.notify();
+        }
+    }
+    Ok(panicked)
+}
+
+/// What a panic said.
+fn said(payload: Box<dyn Any + Send>) -> Message {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = Message::new(text.unwrap_or_default());
+    // Whatever its drop does, the end of this thread has to be told.
+    core::mem::forget(payload);
+    message
+}
