@@ -105,6 +105,14 @@ impl From<Errno> for std::io::Error {
     }
 }
 
+/// The errno of the operating system's errors, and `EIO` for those that the standard library found itself.
+#[cfg(feature = "std")]
+impl From<std::io::Error> for Errno {
+    fn from(error: std::io::Error) -> Self {
+        error.raw_os_error().filter(|number| *number > 0).map_or(Errno::EIO, Errno::from_raw)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Errno;
@@ -122,5 +130,14 @@ mod tests {
     fn an_errno_without_a_name_is_printed_as_its_number() {
         assert_eq!(format!("{}", Errno::from_raw(4000)), "errno 4000");
         assert_eq!(format!("{}", Errno::EINVAL), "EINVAL (22)");
+    }
+    #[cfg(feature = "std")]
+    #[test]
+    fn an_io_error_keeps_its_errno_and_is_eio_where_it_has_none() {
+        use std::io::{Error, ErrorKind};
+        let errno = |error: Error| Errno::from(error);
+        assert_eq!(errno(Error::from_raw_os_error(28)), Errno::ENOSPC);
+        assert_eq!(errno(Error::from_raw_os_error(0)), Errno::EIO);
+        assert_eq!(errno(ErrorKind::UnexpectedEof.into()), Errno::EIO);
     }
 }

@@ -191,7 +191,8 @@ impl Params {
         Ok(raw)
     }
 
-    fn invalid(mut self, what: &'static str) -> Params {
+    /// Parameters that no device is made of; the first reason counts.
+    pub(crate) fn invalid(mut self, what: &'static str) -> Params {
         self.invalid = self.invalid.or(Some(what));
         self
     }
