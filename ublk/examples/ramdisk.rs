@@ -6,15 +6,17 @@
 //! ```
 //!
 //! It prints the path of the block device once that can be used, and serves until SIGINT or SIGTERM. Memory is taken in
-//! chunks of 64 KiB when they are written for the first time. A discard or write-zeroes of a whole chunk frees it, and once
-//! enough is free the system gets it back.
+//! chunks of 64 KiB when they are written for the first time. A discard of a whole chunk frees it, as does a write-zeroes that may,
+//! and once enough is free the system gets it back.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use ublk::{Cache, DeviceId, Errno, NewDevice, Operation, Params, ReadCursor, Request, Sectors, Server};
+use ublk::{
+    DeviceId, Discard, Disk, Errno, NewDevice, ReadAt, ReadCursor, RequestFlags, Sectors, Server, WriteAt, WriteZeroes,
+};
 
 const USAGE: &str = "\
 usage: ramdisk [--size BYTES[K|M|G|T]] [--queues N] [--depth N] [--block-size BYTES] [--read-only] [--id N]
@@ -36,8 +38,11 @@ const CHUNK: usize = 64 << 10;
 /// Freed bytes that are worth asking the allocator to return them to the system.
 const WORTH_RETURNING: usize = 16 << 20;
 
-/// The disk: its chunks, each absent while it reads as zeroes. A lock for each lets queues work side by side.
-struct Disk {
+/// The most that is discarded or zeroed at once: 1 GiB.
+const MOST: Sectors = Sectors::new(1 << 21);
+
+/// The memory: its chunks, each absent while it reads as zeroes. A lock for each lets queues work side by side.
+struct Memory {
     chunks: Vec<RwLock<Option<Box<[u8]>>>>,
     /// Bytes freed since the allocator was last asked to return some.
     freed: AtomicUsize,
@@ -50,13 +55,13 @@ struct Piece {
     len: usize,
 }
 
-impl Disk {
-    fn new(bytes: usize) -> Disk {
+impl Memory {
+    fn new(bytes: usize) -> Memory {
         let chunks = (0..bytes.div_ceil(CHUNK)).map(|_| RwLock::new(None)).collect();
-        Disk { chunks, freed: AtomicUsize::new(0) }
+        Memory { chunks, freed: AtomicUsize::new(0) }
     }
 
-    /// The pieces of the `len` bytes at `offset`, chunk by chunk.
+    /// The pieces of the `len` bytes at `offset`, chunk by chunk. A `Disk` asks for nothing behind its end.
     fn pieces(offset: usize, len: usize) -> impl Iterator<Item = Piece> {
         let end = offset + len;
         let mut at = offset;
@@ -68,33 +73,12 @@ impl Disk {
         })
     }
 
-    fn read(&self, offset: usize, len: usize, cursor: &mut ReadCursor<'_>) {
-        for piece in Disk::pieces(offset, len) {
-            let chunk = self.chunks[piece.chunk].read().unwrap_or_else(PoisonError::into_inner);
-            match chunk.as_ref() {
-                Some(bytes) => cursor.write(&bytes[piece.start..piece.start + piece.len]),
-                None => cursor.write_zeroes(piece.len),
-            };
-        }
-    }
-
-    fn write(&self, offset: usize, data: &[u8]) {
-        let mut rest = data;
-        for piece in Disk::pieces(offset, data.len()) {
-            let (part, behind) = rest.split_at(piece.len);
-            rest = behind;
-            let mut chunk = self.chunks[piece.chunk].write().unwrap_or_else(PoisonError::into_inner);
-            let bytes = chunk.get_or_insert_with(|| vec![0; CHUNK].into_boxed_slice());
-            bytes[piece.start..piece.start + piece.len].copy_from_slice(part);
-        }
-    }
-
-    /// Makes the range read as zeroes, and frees the memory of every whole chunk.
-    fn clear(&self, offset: usize, len: usize) {
+    /// Makes the range read as zeroes, and frees the memory of every whole chunk if `free` says so.
+    fn clear(&self, offset: u64, len: u64, free: bool) -> Result<(), Errno> {
         let mut freed = 0;
-        for piece in Disk::pieces(offset, len) {
+        for piece in Memory::pieces(in_memory(offset)?, in_memory(len)?) {
             let mut chunk = self.chunks[piece.chunk].write().unwrap_or_else(PoisonError::into_inner);
-            if piece.len == CHUNK {
+            if free && piece.len == CHUNK {
                 freed += chunk.take().map_or(0, |bytes| bytes.len());
             } else if let Some(bytes) = chunk.as_mut() {
                 bytes[piece.start..piece.start + piece.len].fill(0);
@@ -104,23 +88,51 @@ impl Disk {
             self.freed.store(0, Ordering::Relaxed);
             return_memory();
         }
+        Ok(())
     }
+}
 
-    fn answer(&self, mut request: Request<'_>) {
-        // The block layer asks for nothing behind the end of the disk, and a disk in memory fits into a usize.
-        let range = usize::try_from(request.offset_bytes()).ok().zip(usize::try_from(request.len_bytes()).ok());
-        let within = |(offset, len): &(usize, usize)| {
-            offset.checked_add(*len).is_some_and(|end| end <= self.chunks.len() * CHUNK)
-        };
-        let Some((offset, len)) = range.filter(within) else { return request.fail(Errno::EIO) };
-        match request.operation() {
-            Operation::READ => self.read(offset, len, &mut request.cursor()),
-            Operation::WRITE => self.write(offset, request.data()),
-            Operation::DISCARD | Operation::WRITE_ZEROES => self.clear(offset, len),
-            Operation::FLUSH => {}
-            _ => return request.fail(Errno::EOPNOTSUPP),
+/// An offset or a length that fits into memory, which all of a disk in memory does.
+fn in_memory(bytes: u64) -> Result<usize, Errno> {
+    usize::try_from(bytes).map_err(|_| Errno::EIO)
+}
+
+impl ReadAt for Memory {
+    fn read_at(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
+        for piece in Memory::pieces(in_memory(offset)?, into.remaining()) {
+            let chunk = self.chunks[piece.chunk].read().unwrap_or_else(PoisonError::into_inner);
+            match chunk.as_ref() {
+                Some(bytes) => into.write(&bytes[piece.start..piece.start + piece.len]),
+                None => into.write_zeroes(piece.len),
+            };
         }
-        request.complete();
+        Ok(())
+    }
+}
+
+impl WriteAt for Memory {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        let mut rest = data;
+        for piece in Memory::pieces(in_memory(offset)?, data.len()) {
+            let (part, behind) = rest.split_at(piece.len);
+            rest = behind;
+            let mut chunk = self.chunks[piece.chunk].write().unwrap_or_else(PoisonError::into_inner);
+            let bytes = chunk.get_or_insert_with(|| vec![0; CHUNK].into_boxed_slice());
+            bytes[piece.start..piece.start + piece.len].copy_from_slice(part);
+        }
+        Ok(())
+    }
+}
+
+impl Discard for Memory {
+    fn discard(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        self.clear(offset, len, true)
+    }
+}
+
+impl WriteZeroes for Memory {
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Result<(), Errno> {
+        self.clear(offset, len, !flags.contains(RequestFlags::NOUNMAP))
     }
 }
 
@@ -189,21 +201,19 @@ impl Options {
 fn serve(options: &Options) -> Result<(), String> {
     let size = Sectors::from_bytes(options.size).ok_or("--size is a multiple of 512")?;
     let bytes = usize::try_from(options.size).map_err(|_| "--size does not fit into memory")?;
+    let memory = Memory::new(bytes);
     // Everything is durable as far as memory ever is: there is no cache to flush.
-    let most = Sectors::new(1 << 21);
-    let mut params = Params::new(size, Cache::None)
-        .block_bytes(options.block_bytes)
-        .discard(options.block_bytes, most)
-        .write_zeroes(most);
-    if options.read_only {
-        params = params.read_only();
-    }
+    let disk = if options.read_only {
+        Disk::read_only(size, memory)
+    } else {
+        Disk::without_cache(size, memory).discard(options.block_bytes, MOST).write_zeroes(MOST)
+    };
+    let disk = disk.with_params(|params| params.block_bytes(options.block_bytes));
     let mut device = NewDevice::new().queues(options.queues).depth(options.depth);
     if let Some(id) = options.id {
         device = device.id(DeviceId::new(id));
     }
-    let disk = Disk::new(bytes);
-    let stopped = Server::new(device, params)
+    let stopped = Server::new(device, *disk.params())
         .stop_on_signals()
         .run(|request| disk.answer(request), |device| println!("/dev/ublkb{}", device.id()))
         .map_err(|error| error.to_string())?;

@@ -405,7 +405,7 @@ mod tests {
     fn is_refused(disk: &Disk<Null>) -> bool {
         let mut info = ublksrv_ctrl_dev_info::default();
         info.max_io_buf_bytes = 1 << 20;
-        matches!(disk.params().fitted(&DeviceInfo::new(info)), Err(Error::Invalid { .. }))
+        matches!(disk.params().fitted(&DeviceInfo::from_raw(info)), Err(Error::Invalid { .. }))
     }
 
     #[test]
