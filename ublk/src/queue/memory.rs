@@ -4,10 +4,7 @@
 //! ```text
 //!   Header │ a letter box for each tag │ ... page │ buffer of tag 0 │ buffer of tag 1 │ ...
 //! ```
-#![expect(
-    unsafe_code,
-    reason = "a counted reference to a mapping, and slices of memory that the kernel writes at other times"
-)]
+#![expect(unsafe_code, reason = "counts references to a mapping, and lends parts of it that the kernel writes")]
 
 use core::fmt;
 use core::ptr::NonNull;
