@@ -401,38 +401,6 @@ fn a_stop_waits_for_a_slow_target_as_long_as_it_answers() {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn a_stop_gives_up_on_a_request_that_is_never_answered_and_leaves_no_device() {
-    let stop = StopHandle::new().unwrap();
-    let server = Server::new(NewDevice::new(), params()).stop_on(&stop).stop_patience(Duration::from_millis(500));
-    let (live, is_live) = mpsc::channel();
-    let (forgot, has_forgotten) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        let target = |request: Request<'_>| match request.operation() {
-            Operation::WRITE => {
-                core::mem::forget(request);
-                forgot.send(()).unwrap();
-            }
-            _ => request.complete(),
-        };
-        let target = Mutex::new(target);
-        server.run(|request| (target.lock().unwrap())(request), |info| live.send(info.id()).unwrap())
-    });
-    let id = is_live.recv().unwrap();
-    let client = thread::spawn(move || {
-        let mut options = std::fs::OpenOptions::new();
-        let disk = options.write(true).custom_flags(libc::O_DIRECT).open(format!("/dev/ublkb{id}")).unwrap();
-        disk.write_all_at(&Aligned::filled(4096, 1), 0).unwrap_err().raw_os_error()
-    });
-    has_forgotten.recv().unwrap();
-    stop.stop();
-    let error = thread.join().unwrap().unwrap_err();
-    assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
-    assert_eq!(client.join().unwrap(), Some(libc::EIO));
-    assert_eq!(nodes(), Vec::<String>::new());
-}
-
-#[test]
-#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_device_that_would_outlive_its_server_is_refused() {
     let device = NewDevice::new().features(ublk::Features::USER_RECOVERY);
     assert!(matches!(serve(device, params(), |request| request.complete()).map(|_| ()), Err(Error::Invalid { .. })));

@@ -19,33 +19,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Aligned, exists, nodes};
+use harness::{Aligned, exists, is_mapped, nodes, quiet_device};
 use ublk::ring::{Kind, Local, Op, Ring, Wide, WideOp};
 use ublk::{
-    Cache, Command, Control, DeletedId, Device, DeviceInfo, Error, Fd, Features, NewDevice, Operation, Params,
-    PreparedQueue, Queue, QueueId, Sectors,
+    Cache, Command, Control, DeletedId, Device, DeviceInfo, Error, Fd, NewDevice, Operation, Params, PreparedQueue,
+    Queue, QueueId, Sectors,
 };
 
 fn params() -> Params {
     Params::new(Sectors::new(2048), Cache::None)
-}
-
-/// One queue, without the scan for partitions where the driver can do without: nobody but the test sends requests then.
-fn quiet_device(depth: u16) -> NewDevice {
-    let offered = Control::open().unwrap().features().unwrap();
-    let quiet = Features::NO_AUTO_PART_SCAN;
-    let device = NewDevice::new().depth(depth);
-    if offered.contains(quiet) { device.features(quiet) } else { device }
-}
-
-/// Whether some mapping of this process holds `address`.
-fn is_mapped(address: usize) -> bool {
-    fs::read_to_string("/proc/self/maps").unwrap().lines().any(|line| {
-        let (range, _) = line.split_once(' ').unwrap();
-        let (start, end) = range.split_once('-').unwrap();
-        let number = |text| usize::from_str_radix(text, 16).unwrap();
-        (number(start)..number(end)).contains(&address)
-    })
 }
 
 /// An event for [`Queue::wake_on`], and the end that sets it off.

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use ublk::{Control, DeviceId, DeviceInfo, Error, NewDevice, Params, Request, Server, StopHandle, Stopped};
+use ublk::{Control, DeviceId, DeviceInfo, Error, Features, NewDevice, Params, Request, Server, StopHandle, Stopped};
 
 /// A device that is live, served by a thread of this process.
 pub struct Served {
@@ -44,7 +44,7 @@ impl Served {
 
     /// The block device, past the page cache: each read and write is a request.
     pub fn open_direct(&self) -> File {
-        OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(self.block_path()).unwrap()
+        open_direct(self.id())
     }
 
     pub fn stop(self) -> Result<Stopped, Error> {
@@ -56,6 +56,30 @@ impl Served {
     pub fn join(self) -> Result<Stopped, Error> {
         self.thread.join().unwrap()
     }
+}
+
+/// One queue, without the scan for partitions where the driver can do without: nobody but the test sends requests then.
+pub fn quiet_device(depth: u16) -> NewDevice {
+    let offered = Control::open().unwrap().features().unwrap();
+    let quiet = Features::NO_AUTO_PART_SCAN;
+    let device = NewDevice::new().depth(depth);
+    if offered.contains(quiet) { device.features(quiet) } else { device }
+}
+
+/// The block device, past the page cache: each read and write is a request.
+pub fn open_direct(id: DeviceId) -> File {
+    let path = format!("/dev/ublkb{id}");
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).unwrap()
+}
+
+/// Whether some mapping of this process holds `address`.
+pub fn is_mapped(address: usize) -> bool {
+    std::fs::read_to_string("/proc/self/maps").unwrap().lines().any(|line| {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let number = |text| usize::from_str_radix(text, 16).unwrap();
+        (number(start)..number(end)).contains(&address)
+    })
 }
 
 /// Whether there is a device of this id.
