@@ -86,6 +86,39 @@ pub struct Member {
     pub until: &'static str,
 }
 
+/// The first Linux release whose header has the constant of this name; `None` for a name that is not mirrored.
+#[must_use]
+pub const fn since(name: &str) -> Option<&'static str> {
+    // Without iterators and `==`, which no const function may call.
+    let mut tables = TABLES;
+    while let [table, other_tables @ ..] = tables {
+        let mut groups = table.constants;
+        while let [group, other_groups @ ..] = groups {
+            let mut constants = *group;
+            while let [constant, other_constants @ ..] = constants {
+                if is_same(constant.name, name) {
+                    return Some(constant.since);
+                }
+                constants = other_constants;
+            }
+            groups = other_groups;
+        }
+        tables = other_tables;
+    }
+    None
+}
+
+const fn is_same(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
+    while let ([first, rest @ ..], [second, others @ ..]) = (one, other) {
+        if *first != *second {
+            return false;
+        }
+        (one, other) = (rest, others);
+    }
+    one.is_empty() && other.is_empty()
+}
+
 /// Asserts the layout of a mirrored struct and leaves its row: a private constant `LAYOUT`.
 ///
 /// A field is `name: type = offset`. Where C has not just that name there, `=> [...]` lists what it has, each

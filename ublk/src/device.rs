@@ -70,6 +70,7 @@ impl Device {
     ///
     /// # Errors
     ///
+    /// - [`Error::Invalid`]: the numbers or the parameters are outside of what the driver takes; nothing was sent.
     /// - those of [`Control::add`] and [`Control::set_params`];
     /// - [`Error::OpenCharDevice`]: `EACCES`, the node was given to somebody else; `EBUSY`, somebody else has it open;
     /// - [`Error::Replaced`]: somebody else deleted the device meanwhile, and added another of the same id.
@@ -78,6 +79,8 @@ impl Device {
     ///
     /// `UBLK_U_CMD_ADD_DEV` and `UBLK_U_CMD_SET_PARAMS`.
     pub fn add(mut control: Control, device: &NewDevice, params: &Params) -> Result<Device, Error> {
+        // Before anything is sent, so that what is wrong with them leaves no trace.
+        params.checked()?;
         let info = control.add(device)?;
         let mut device = Device { control, info, char_device: None, phase: Phase::New, queues: [0; 64] };
         let char_device = CharDevice::open(info.id(), NODE_PATIENCE)?;

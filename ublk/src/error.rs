@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can go wrong, with the operation that did and the kernel's own errno.
 
+mod cause;
+
 use core::fmt;
 use core::time::Duration;
 
 use crate::errno::Errno;
-use crate::features::Features;
+use crate::features::{Features, Missing};
 use crate::id::{DeviceId, QueueId, Tag};
 
 /// Why something was not done.
@@ -268,6 +270,16 @@ macro_rules! commands {
                     _ => None,
                 }
             }
+
+            /// The first Linux whose driver has the command in the encoding that this crate uses, which is that of Linux
+            /// 6.4; `None` where this crate does not know the command.
+            #[must_use]
+            pub const fn since(self) -> Option<&'static str> {
+                match self.0 {
+                    $(ublk_sys::$value => const { ublk_sys::layout::since(stringify!($value)) },)*
+                    _ => None,
+                }
+            }
         }
     };
 }
@@ -323,50 +335,60 @@ impl fmt::Display for ForDevice {
     }
 }
 
+/// Ends a sentence with what is known of its cause.
+fn end(f: &mut fmt::Formatter<'_>, cause: Option<&str>) -> fmt::Result {
+    match cause {
+        Some(cause) => write!(f, "; {cause}"),
+        None => Ok(()),
+    }
+}
+
+/// One sentence: what failed, the errno's name, and where the errno has one meaning there, the cause and what to do.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Error::System { call, errno } => write!(f, "{call} failed: {errno}"),
+            Error::System { call, errno } => {
+                write!(f, "{call} failed: {errno}")?;
+                end(f, cause::of_system_call(call, errno))
+            }
             Error::OpenControl { errno } => {
                 write!(f, "cannot open /dev/ublk-control: {errno}")?;
-                match errno {
-                    Errno::ENOENT => {
-                        f.write_str("; the driver is not loaded (modprobe ublk_drv) or not in this kernel")
-                    }
-                    Errno::EACCES => f.write_str("; the node belongs to root"),
-                    _ => Ok(()),
-                }
+                end(f, cause::of_open_control(errno))
             }
             Error::OpenCharDevice { device, errno } => {
                 write!(f, "cannot open /dev/ublkc{device}: {errno}")?;
-                match errno {
-                    Errno::EBUSY => f.write_str("; another server has it open"),
+                end(f, cause::of_open_char_device(errno))
+            }
+            Error::Control { command, device, errno } => {
+                write!(f, "the driver refused {command}{}: {errno}", ForDevice(device))?;
+                end(f, cause::of_control(command, errno))?;
+                match (errno, command.since()) {
+                    (Errno::EOPNOTSUPP, Some(release)) => write!(f, ", which is in Linux {release}"),
                     _ => Ok(()),
                 }
             }
-            Error::Control { command, device, errno } => {
-                write!(f, "the driver refused {command}{}: {errno}", ForDevice(device))
-            }
             Error::Io { command, queue, tag, errno } => {
-                write!(f, "the driver refused {command} for queue {queue}, tag {tag}: {errno}")
+                write!(f, "the driver refused {command} for queue {queue}, tag {tag}: {errno}")?;
+                end(f, cause::of_io(command, errno))
             }
             Error::Unsupported { missing, offered } => {
-                write!(f, "this driver has no {missing} (it offers {offered})")
+                write!(f, "the driver does not give {}; it gives {offered}", Missing(missing))
             }
             Error::Replaced { device } => {
                 write!(f, "device {device} was deleted by somebody else, and another has its id")
             }
             Error::Invalid { what } => f.write_str(what),
-            Error::Implausible { what, value } => write!(f, "the kernel returned {value:#x} as {what}"),
-            Error::TimedOut { command, device, waited } => {
-                write!(
-                    f,
-                    "the driver did not answer {command}{} in {} ms; it may still do it",
-                    ForDevice(device),
-                    waited.as_millis()
-                )
+            Error::Implausible { what, value } => {
+                write!(f, "the kernel returned {value:#x} as {what}, which cannot be right and was not used")
             }
-            Error::ControlAbandoned => f.write_str("this control handle gave up on an earlier command"),
+            Error::TimedOut { command, device, waited } => {
+                let waited_ms = waited.as_millis();
+                write!(f, "the driver did not answer {command}{} in {waited_ms} ms", ForDevice(device))?;
+                end(f, Some(cause::of_time_out(command)))
+            }
+            Error::ControlAbandoned => {
+                f.write_str("this control handle gave up on an earlier command and takes no other; open a new one")
+            }
             Error::RingFull => f.write_str("the submission queue is full"),
             Error::CompletionsLost { lost } => write!(f, "the kernel dropped {lost} completions for want of memory"),
             Error::Held { queue, tag, age } => write!(
@@ -396,13 +418,50 @@ mod tests {
     #[test]
     fn an_error_names_the_operation_and_the_errno() {
         let error = Error::Control { command: Command::ADD_DEV, device: Some(DeviceId::new(3)), errno: Errno::EEXIST };
-        assert_eq!(format!("{error}"), "the driver refused UBLK_U_CMD_ADD_DEV for device 3: EEXIST (17)");
+        assert_eq!(
+            format!("{error}"),
+            "the driver refused UBLK_U_CMD_ADD_DEV for device 3: EEXIST (17); the id is taken; a device that was deleted has \
+             it as long as somebody holds its files"
+        );
+        let bare = Error::Control { command: Command::START_DEV, device: Some(DeviceId::new(3)), errno: Errno::EINVAL };
+        assert_eq!(format!("{bare}"), "the driver refused UBLK_U_CMD_START_DEV for device 3: EINVAL (22)");
+    }
+
+    #[test]
+    fn a_command_that_the_driver_is_too_old_for_says_which_linux_has_it() {
+        let error = Error::Control { command: Command::DEL_DEV_ASYNC, device: None, errno: Errno::EOPNOTSUPP };
+        assert_eq!(
+            format!("{error}"),
+            "the driver refused UBLK_U_CMD_DEL_DEV_ASYNC: EOPNOTSUPP (95); the driver is older than the command, which is \
+             in Linux 6.9"
+        );
+        for (value, name) in [(Command::ADD_DEV, "6.4"), (Command::GET_FEATURES, "6.5"), (Command::FETCH_REQ, "6.4")] {
+            assert_eq!(value.since(), Some(name));
+        }
+    }
+
+    #[test]
+    fn a_command_that_was_not_answered_says_what_may_still_come_of_it() {
+        let late = |command| Error::TimedOut { command, device: None, waited: core::time::Duration::from_secs(1) };
+        assert_eq!(
+            format!("{}", late(Command::ADD_DEV)),
+            "the driver did not answer UBLK_U_CMD_ADD_DEV in 1000 ms; it may still be done and leave a device; the driver \
+             adds none while another device waits to be stopped"
+        );
+        for command in [Command::STOP_DEV, Command::DEL_DEV, Command::DEL_DEV_ASYNC] {
+            let said = format!("{}", late(command));
+            assert!(
+                said.contains("may still be done") && said.contains("cannot exit") && said.contains("SIGKILL"),
+                "{said}"
+            );
+        }
+        assert!(format!("{}", late(Command::GET_FEATURES)).ends_with("; it may still be done"));
     }
 
     #[test]
     fn a_missing_feature_is_named() {
         let error = Error::Unsupported { missing: Features::BATCH_IO, offered: Features::NONE };
-        assert_eq!(format!("{error}"), "this driver has no UBLK_F_BATCH_IO (it offers 0)");
+        assert_eq!(format!("{error}"), "the driver does not give UBLK_F_BATCH_IO (since Linux 7.0); it gives 0");
     }
 
     #[test]

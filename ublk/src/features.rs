@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a driver can do, and what a device was asked to do.
 
+use core::fmt;
+
 use crate::flag_set::flag_set;
 
 flag_set! {
@@ -54,9 +56,58 @@ flag_set! {
     }
 }
 
+impl Features {
+    /// The first Linux whose driver has this feature; `None` for several, for none, and for one that this crate does not
+    /// know. A newer kernel may have been built without it ([`ZONED`](Features::ZONED), [`INTEGRITY`](Features::INTEGRITY)).
+    #[must_use]
+    pub fn since(self) -> Option<&'static str> {
+        // The bit is in every header, and until then no driver gave it.
+        if self == Features::SUPPORT_ZERO_COPY {
+            return Some("6.15");
+        }
+        let position = Features::KNOWN.iter().position(|(known, _)| *known == self)?;
+        SINCE.get(position).copied().flatten()
+    }
+}
+
+/// For each known feature the first Linux whose header has it.
+const SINCE: [Option<&str>; Features::KNOWN.len()] = {
+    let mut since = [None; Features::KNOWN.len()];
+    let mut index = 0;
+    while index < since.len() {
+        since[index] = ublk_sys::layout::since(Features::KNOWN[index].1);
+        index += 1;
+    }
+    since
+};
+
+/// Features that somebody lacks, each with the Linux that has it.
+pub(crate) struct Missing(pub(crate) Features);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (feature, name) in Features::KNOWN {
+            if self.0.contains(*feature) {
+                write!(f, "{separator}{name}")?;
+                if let Some(release) = feature.since() {
+                    write!(f, " (since Linux {release})")?;
+                }
+                separator = ", ";
+            }
+        }
+        let known = Features::KNOWN.iter().fold(Features::NONE, |all, (feature, _)| all | *feature);
+        let unknown = self.0.without(known);
+        if !unknown.is_empty() {
+            write!(f, "{separator}{unknown} (not in Linux {})", ublk_sys::layout::LINUX)?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Features;
+    use super::{Features, Missing};
     use std::format;
 
     #[test]
@@ -72,5 +123,31 @@ mod tests {
         assert_eq!(asked.without(Features::USER_COPY), Features::BATCH_IO);
         assert!(!Features::USER_COPY.contains(asked));
         assert_eq!(format!("{}", Features::NONE), "0");
+    }
+
+    #[test]
+    fn every_feature_says_since_when_in_its_documentation_and_as_data() {
+        let source = include_str!("features.rs");
+        for (feature, name) in Features::KNOWN {
+            let since = feature.since().unwrap();
+            let documented = source.split(&format!(" = {name},")).next().unwrap().rsplit("///").next().unwrap();
+            assert!(
+                documented.contains(&format!("since Linux {since}"))
+                    || documented.contains(&format!("Since Linux {since}")),
+                "{name}: {since}, {documented}"
+            );
+        }
+        assert_eq!((Features::BATCH_IO.since(), Features::SUPPORT_ZERO_COPY.since()), (Some("7.0"), Some("6.15")));
+        assert_eq!(Features::from_bits(1 << 40).since(), None);
+        assert_eq!((Features::BATCH_IO | Features::USER_COPY).since(), None);
+    }
+
+    #[test]
+    fn each_missing_feature_stands_with_the_linux_that_has_it() {
+        let missing = Features::BATCH_IO | Features::QUIESCE | Features::from_bits(1 << 40);
+        assert_eq!(
+            format!("{}", Missing(missing)),
+            "UBLK_F_QUIESCE (since Linux 6.16), UBLK_F_BATCH_IO (since Linux 7.0), 0x10000000000 (not in Linux 7.3.4)"
+        );
     }
 }

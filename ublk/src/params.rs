@@ -37,6 +37,8 @@ pub enum Cache {
     VolatileWithFua,
 }
 
+const BLOCK: &str = "a logical block is a power of two of 512 bytes or more, and at most a page";
+
 /// Parameters of a block device (`struct ublk_params`).
 ///
 /// ```
@@ -86,7 +88,7 @@ impl Params {
                 self.raw.basic.io_opt_shift = self.raw.basic.io_opt_shift.max(shift);
                 self
             }
-            _ => self.invalid("a logical block is a power of two of 512 bytes or more, and at most a page"),
+            _ => self.invalid(BLOCK),
         }
     }
 
@@ -158,8 +160,9 @@ impl Params {
         &self.raw
     }
 
-    /// What is sent for this device, once it is such as the driver takes: it answers each of these with a bare `EINVAL`.
-    pub(crate) fn fitted(&self, device: &DeviceInfo) -> Result<ublk_params, Error> {
+    /// The struct once it is such as the driver takes, but for what the device decides. The driver answers each of these with
+    /// a bare `EINVAL`, and has a device by then that is to be deleted again.
+    pub(crate) fn checked(&self) -> Result<ublk_params, Error> {
         let mut raw = self.raw;
         let invalid = |what| Err(Error::Invalid { what });
         if let Some(what) = self.invalid {
@@ -173,7 +176,7 @@ impl Params {
             return invalid("a disk has below 2^64 bytes");
         }
         if block_sectors * SECTOR_BYTES > u64_from(syscall::page_bytes()) {
-            return invalid("a logical block is a power of two of 512 bytes or more, and at most a page");
+            return invalid(BLOCK);
         }
         if raw.basic.physical_bs_shift < raw.basic.logical_bs_shift {
             return invalid("a physical block is not smaller than a logical one");
@@ -182,12 +185,18 @@ impl Params {
             // The driver wants one for WRITE_ZEROES alone too.
             raw.discard.discard_granularity = 1 << raw.basic.logical_bs_shift;
         }
-        if raw.basic.max_sectors == 0 {
-            raw.basic.max_sectors = device.max_io_bytes() >> 9;
-        }
         // What GET_PARAMS adds for the reader, SET_PARAMS refuses.
         raw.types &= !UBLK_PARAM_TYPE_DEVT;
         raw.len = const { size_of_params() };
+        Ok(raw)
+    }
+
+    /// What is sent for this device.
+    pub(crate) fn fitted(&self, device: &DeviceInfo) -> Result<ublk_params, Error> {
+        let mut raw = self.checked()?;
+        if raw.basic.max_sectors == 0 {
+            raw.basic.max_sectors = device.max_io_bytes() >> 9;
+        }
         Ok(raw)
     }
 
@@ -223,7 +232,7 @@ mod tests {
     }
 
     fn refused(params: Params) -> bool {
-        matches!(params.fitted(&device()), Err(Error::Invalid { .. }))
+        matches!(params.checked(), Err(Error::Invalid { .. })) && params.fitted(&device()) == params.checked()
     }
 
     #[test]
