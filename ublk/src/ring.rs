@@ -26,6 +26,8 @@ mod op;
 mod position;
 mod shared;
 mod sq;
+#[cfg(test)]
+mod walk;
 
 use core::fmt;
 use core::marker::PhantomData;

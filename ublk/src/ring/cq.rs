@@ -18,6 +18,7 @@ pub struct Completion {
 
 /// Where this side of the completion queue stands. The kernel moves the tail, we move the head.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub(super) struct CompletionQueue {
     head: Position,
     /// The kernel's tail, as last seen.

@@ -5,7 +5,7 @@
 ///
 /// Two positions have a distance and no order, so this type has no `Ord` and no `+`: a comparison with `<` is right for
 /// four billion operations, and then wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Position(u32);
 
 impl Position {

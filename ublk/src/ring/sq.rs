@@ -8,6 +8,7 @@ use crate::ring::shared::Shared;
 
 /// Where this side of the submission queue stands. The kernel moves the head, we move the tail.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub(super) struct SubmissionQueue {
     /// One past the last entry written.
     tail: Position,

@@ -3,6 +3,7 @@
 //! and words that lie.
 
 use core::sync::atomic::Ordering;
+use std::vec;
 use std::vec::Vec;
 
 use super::Memory;
@@ -39,6 +40,21 @@ impl Memory {
         }
         memory
     }
+
+    /// All that is in it.
+    pub(in crate::ring) fn bytes(&self) -> [Vec<u8>; 2] {
+        [&self.rings, &self.submissions].map(|mapping| {
+            let mut bytes = vec![0; mapping.len()];
+            mapping.read_bytes(0, &mut bytes).unwrap();
+            bytes
+        })
+    }
+
+    /// Makes it what it was when `bytes` were taken.
+    pub(in crate::ring) fn set_bytes(&self, [rings, submissions]: &[Vec<u8>; 2]) {
+        self.rings.write_bytes(0, rings).unwrap();
+        self.submissions.write_bytes(0, submissions).unwrap();
+    }
 }
 
 impl Shared {
@@ -67,6 +83,18 @@ impl Kernel<'_> {
         let taken = (0..count).map(|ahead| user_data(head.advanced(ahead))).collect();
         memory.submission_head().store(head.advanced(count).raw(), Ordering::Release);
         taken
+    }
+
+    /// Whether the user has given back a slot for a completion.
+    pub(in crate::ring) fn has_room(&self) -> bool {
+        let tail = Position::new(self.memory.completion_tail().load(Ordering::Relaxed));
+        let head = Position::new(self.memory.completion_head().load(Ordering::Acquire));
+        tail.since(head) < self.memory.completion_entries()
+    }
+
+    /// Drops a completion for good.
+    pub(in crate::ring) fn lose(&self) {
+        self.memory.completion_overflow().fetch_add(1, Ordering::Relaxed);
     }
 
     /// Completes an operation. The caller knows that there is room.
