@@ -122,7 +122,7 @@ impl Ring {
                 plain.in_kernel.extend(plain.staged.pop_front());
             }
             Step::TakeAll => {
-                assert_eq!(plain.staged, kernel.take(self.sq.staged(&self.shared)));
+                assert_eq!(plain.staged, kernel.take(kernel.published()));
                 plain.in_kernel.append(&mut plain.staged);
             }
             Step::Complete => {
@@ -154,9 +154,10 @@ impl Ring {
         true
     }
 
-    /// What the user can ask about.
+    /// What each side can ask about.
     fn compare(&self) {
         let plain = &self.plain;
+        assert_eq!(length(self.shared.kernel().published()), plain.staged.len());
         assert_eq!(length(self.sq.staged(&self.shared)), plain.staged.len());
         assert_eq!(self.cq.has_some(&self.shared), !plain.ready.is_empty());
         let lost = if plain.lost == 0 { Ok(()) } else { Err(Error::CompletionsLost { lost: plain.lost }) };

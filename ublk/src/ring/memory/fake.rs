@@ -69,12 +69,17 @@ impl Shared {
 }
 
 impl Kernel<'_> {
+    /// How many submissions it is given.
+    pub(in crate::ring) fn published(&self) -> u32 {
+        let tail = Position::new(self.memory.submission_tail().load(Ordering::Acquire));
+        tail.since(Position::new(self.memory.submission_head().load(Ordering::Relaxed)))
+    }
+
     /// Takes the next `count` submissions, which are published, and gives their slots back together; their user data.
     pub(in crate::ring) fn take(&self, count: u32) -> Vec<u64> {
         let memory = self.memory;
         let head = Position::new(memory.submission_head().load(Ordering::Relaxed));
-        let tail = Position::new(memory.submission_tail().load(Ordering::Acquire));
-        assert!(count <= tail.since(head), "nothing more is published");
+        assert!(count <= self.published(), "nothing more is published");
         let user_data = |position: Position| {
             let index = memory.submission_index(position).unwrap().load(Ordering::Relaxed);
             let entry = usize::try_from(index).unwrap() * memory.entry_bytes;
@@ -110,8 +115,7 @@ impl Kernel<'_> {
 
     /// Takes every published submission, and completes each with its user data; how many.
     pub(in crate::ring) fn complete_all(&self) -> u32 {
-        let tail = Position::new(self.memory.submission_tail().load(Ordering::Relaxed));
-        let count = tail.since(Position::new(self.memory.submission_head().load(Ordering::Relaxed)));
+        let count = self.published();
         for user_data in self.take(count) {
             self.complete(user_data);
         }
