@@ -7,6 +7,7 @@ mod harness;
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -79,9 +80,11 @@ fn with_queue<R>(
         });
         is_fetched.recv().unwrap();
         device.start().unwrap();
-        let result = client(&mut device);
+        // A client that fails is not to leave the thread of the queue, and with it the test, waiting.
+        let result = panic::catch_unwind(AssertUnwindSafe(|| client(&mut device)));
         device.stop().unwrap();
-        (result, server.join().unwrap())
+        let unanswered = server.join().unwrap();
+        (result.unwrap_or_else(|panicked| panic::resume_unwind(panicked)), unanswered)
     });
     assert_eq!(device.delete(), Ok(DeletedId::Free));
     done
@@ -474,7 +477,31 @@ fn a_server_waits_for_what_is_answered_from_elsewhere_within_its_patience() {
     assert!((0..64).all(|number| bytes[usize::try_from(number).unwrap() * BLOCK..][..BLOCK] == *block(number)));
 }
 
-// What a server says and does.
+// What a device and a server say and do.
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_stopper_stops_its_device_from_another_thread_and_no_other_of_that_id() {
+    let target = |_: &Queue, request: Request<'_>| request.complete();
+    let ((mut stopper, id), _) = with_queue(&quiet_device(2), target, |device| {
+        let mut stopper = device.stopper().unwrap();
+        let id = device.info().id();
+        let path = format!("/dev/ublkb{}", device.info().id());
+        let stopped = thread::spawn(move || {
+            stopper.stop().unwrap();
+            stopper
+        });
+        let stopper = stopped.join().unwrap();
+        assert!(!fs::exists(path).unwrap());
+        (stopper, id)
+    });
+    assert!(matches!(stopper.stop(), Err(Error::Control { errno: Errno::ENODEV, .. })));
+    // The id is free, and another device takes it.
+    let ((), _) = with_queue(&quiet_device(4).id(id), target, |_| {
+        assert_eq!(stopper.stop(), Err(Error::Replaced { device: id }));
+        assert!(fs::exists(format!("/dev/ublkb{id}")).unwrap());
+    });
+}
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]

@@ -206,8 +206,20 @@ impl Device {
         }
     }
 
+    /// A handle that stops this device from any thread, whatever this one is doing: with a ring and a descriptor of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Control::open`].
+    pub fn stopper(&self) -> Result<Stopper, Error> {
+        Ok(Stopper { control: Control::open()?, info: self.info })
+    }
+
     /// Closes the char device. When the queues are dropped too, the driver fails every request that is left with `EIO`:
     /// the way out for a server that cannot answer any more.
+    ///
+    /// Before some Linux after 6.12 the driver hears of it through the fetches that end then. Of a queue whose every request is
+    /// held it hears nothing, and the clients wait for the block layer's time-out, 30 s.
     pub fn let_go(&mut self) {
         self.char_device = None;
     }
@@ -299,6 +311,45 @@ impl Device {
             }
             syscall::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// Stops a device from another thread than the one that has the [`Device`] ([`Device::stopper`]).
+#[derive(Debug)]
+pub struct Stopper {
+    control: Control,
+    info: DeviceInfo,
+}
+
+static_assertions::assert_impl_all!(Stopper: Send);
+static_assertions::assert_not_impl_any!(Stopper: Sync);
+
+impl Stopper {
+    /// Stops the device, while its queues serve on; see [`Control::stop`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Control::stop`]; [`Error::Replaced`] where the id has become another device's, which is left alone.
+    pub fn stop(&mut self) -> Result<(), Error> {
+        self.begin_stop()?.wait()
+    }
+
+    /// Begins to stop the device, and waits for nothing; see [`Control::begin_stop`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Control::begin_stop`] and [`Control::info`]; [`Error::Replaced`] where the id has become another device's.
+    pub fn begin_stop(&mut self) -> Result<Stopping<'_>, Error> {
+        let id = self.info.id();
+        if !self.control.info(id)?.is_same_device(&self.info) {
+            return Err(Error::Replaced { device: id });
+        }
+        self.control.begin_stop(id)
+    }
+
+    /// The control handle, to set how long it waits for instance.
+    pub const fn control(&mut self) -> &mut Control {
+        &mut self.control
     }
 }
 

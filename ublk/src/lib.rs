@@ -105,7 +105,7 @@ mod syscall;
 mod units;
 
 pub use control::{Control, CpuSet, InFlight, Starting, Stopping};
-pub use device::{DeletedId, Device};
+pub use device::{DeletedId, Device, Stopper};
 pub use device_info::{DeviceInfo, NewDevice, State};
 pub use disk::{Discard, Disk, Flush, ReadAt, WriteAt, WriteZeroes};
 pub use errno::Errno;
