@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Finds what this machine can test, so that a test that cannot run here is ignored with its reason.
+//! Finds what this machine can test, so that a test that cannot run here is ignored with its reason, and cuts the programs out
+//! of the README, for `examples/readme-*.rs` to be that very text.
 //!
 //! | cfg | means |
 //! |---|---|
@@ -17,10 +18,22 @@ use std::path::{Path, PathBuf};
 
 const CONTROL_DEVICE: &str = "/dev/ublk-control";
 
+/// Each is the comment `<!-- NAME -->` in the README, on the line above a block of Rust.
+const README_PROGRAMS: [&str; 4] = ["readme-type", "readme-closure", "readme-poll", "readme-block-on"];
+
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     for name in ["have_cc", "have_headers", "have_io_uring", "have_ublk"] {
         println!("cargo::rustc-check-cfg=cfg({name})");
+    }
+
+    println!("cargo::rerun-if-changed=README.md");
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))?;
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo says OUT_DIR"))?);
+    for name in README_PROGRAMS {
+        let program =
+            readme_program(&readme, name).ok_or_else(|| io::Error::other(format!("README.md has no {name}")))?;
+        fs::write(out.join(format!("{name}.rs")), program)?;
     }
 
     println!("cargo::rerun-if-env-changed=CC");
@@ -47,6 +60,13 @@ fn main() -> io::Result<()> {
         println!("cargo::rerun-if-changed={CONTROL_DEVICE}");
     }
     Ok(())
+}
+
+/// The block of the README below the comment with its name.
+fn readme_program<'r>(readme: &'r str, name: &str) -> Option<&'r str> {
+    let (_, below) = readme.split_once(&format!("\n<!-- {name} -->\n```rust,no_run\n"))?;
+    let end = below.find("\n```\n")?;
+    below.get(..=end)
 }
 
 /// The command of `CC`, else the first C compiler on the `PATH`. A cross build has none: its programs do not run here.

@@ -7,7 +7,37 @@
 //!
 //! # A server
 //!
-//! ```no_run
+//! There are three ways to write one, from the least to do to the most to say.
+//!
+//! **A type that reads and writes at an offset**: [`ReadAt`], [`WriteAt`], and what it can do beyond that. A [`Disk`] of it has the
+//! parameters that follow, and has to be told which cache it has. With `std` a file is such a type.
+//!
+//! ```rust,no_run
+//! use std::sync::Mutex;
+//! use ublk::{Disk, Errno, NewDevice, ReadAt, ReadCursor, Sectors, Server, WriteAt};
+//! struct Ram(Mutex<Vec<u8>>);
+//! impl ReadAt for Ram {
+//!     fn read_at(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
+//!         into.write(&self.0.lock().unwrap()[offset as usize..]);
+//!         Ok(())
+//!     }
+//! }
+//! impl WriteAt for Ram {
+//!     fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+//!         self.0.lock().unwrap()[offset as usize..][..data.len()].copy_from_slice(data);
+//!         Ok(())
+//!     }
+//! }
+//! fn main() -> Result<(), ublk::Error> {
+//!     let disk = Disk::without_cache(Sectors::new((64 << 20) / 512), Ram(Mutex::new(vec![0; 64 << 20])));
+//!     let server = Server::new(NewDevice::new(), *disk.params()).stop_on_signals();
+//!     server.run(|request| disk.answer(request), |device| println!("/dev/ublkb{}", device.id())).map(drop)
+//! }
+//! ```
+//!
+//! **A closure over requests**, which sees each [`Request`] as it is.
+//!
+//! ```rust,no_run
 //! use std::sync::Mutex;
 //! use ublk::{Cache, Errno, NewDevice, Operation, Params, Request, Sectors, Server};
 //!
@@ -18,7 +48,7 @@
 //!         let start = request.offset_bytes() as usize;
 //!         let bytes = &mut disk[start..start + request.len_bytes() as usize];
 //!         match request.operation() {
-//!             Operation::READ => { request.cursor().write(bytes); }
+//!             Operation::READ => drop(request.cursor().write(bytes)),
 //!             Operation::WRITE => bytes.copy_from_slice(request.data()),
 //!             _ => return request.fail(Errno::EOPNOTSUPP),
 //!         }
@@ -26,7 +56,59 @@
 //!     };
 //!     let params = Params::new(Sectors::new((64 << 20) / 512), Cache::None);
 //!     let server = Server::new(NewDevice::new(), params).stop_on_signals();
-//!     server.run(answer, |device| println!("/dev/ublkb{}", device.id()))?;
+//!     server.run(answer, |device| println!("/dev/ublkb{}", device.id())).map(drop)
+//! }
+//! ```
+//!
+//! Both run until SIGINT or SIGTERM, and [`Server`] takes care of the rest, with a thread for each queue.
+//!
+//! **A loop of your own**, which makes no thread. [`Queue::ring_fd`] can be polled, by [`poll()`] or by any event loop, and so can a start
+//! or a stop that is under way ([`InFlight::fd`]). At the end of `main` the queue is dropped, and then the device, which deletes it.
+//!
+//! ```rust,no_run
+//! use ublk::{Cache, Control, Device, Error, NewDevice, Params, QueueId, Sectors, Signals};
+//!
+//! fn main() -> Result<(), Error> {
+//!     let signals = Signals::block()?;
+//!     let params = Params::new(Sectors::new(1 << 20), Cache::None).read_only();
+//!     let mut device = Device::add(Control::open()?, &NewDevice::new(), &params)?;
+//!     let queue = device.queue(QueueId::new(0))?.fetch()?;
+//!     println!("/dev/ublkb{}", device.info().id());
+//!     let mut command = device.begin_start()?;
+//!     while !queue.is_finished() {
+//!         ublk::poll([queue.ring_fd(), command.fd().raw(), signals.fd().raw()], None)?;
+//!         while let std::task::Poll::Ready(Some(request)) = queue.poll_request()? {
+//!             request.complete(); // A READ that nothing was written to gives zeroes.
+//!         }
+//!         if command.poll()? && signals.take().is_some() {
+//!             command = device.begin_stop()?;
+//!         }
+//!     }
+//!     command.wait()
+//! }
+//! ```
+//!
+//! The same for an executor, of which none is a dependency. This one is written by hand, and waits on the queue's descriptor; a queue
+//! is served by `block_on(&queue, serve(&queue))`. Another one waits for the descriptor in its own way, and polls the task again.
+//!
+//! ```rust,no_run
+//! use std::future::poll_fn;
+//! use std::pin::pin;
+//! use std::task::{Context, Waker};
+//! use ublk::{Error, Queue};
+//!
+//! async fn serve(queue: &Queue) -> Result<(), Error> {
+//!     while let Some(request) = poll_fn(|_| queue.poll_request()).await {
+//!         request?.complete();
+//!     }
+//!     Ok(())
+//! }
+//!
+//! fn block_on(queue: &Queue, task: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+//!     let (mut task, mut context) = (pin!(task), Context::from_waker(Waker::noop()));
+//!     while task.as_mut().poll(&mut context)?.is_pending() {
+//!         ublk::poll([queue.ring_fd()], None)?;
+//!     }
 //!     Ok(())
 //! }
 //! ```
@@ -48,8 +130,7 @@
 //!   Device::delete ── DEL_DEV_ASYNC, close ──────────────────────────>  no /dev/ublkcN
 //! ```
 //!
-//! [`Server`] does all of it, with a thread for each queue. Whoever wants threads of their own uses [`Device`] and
-//! [`Queue`], which make none.
+//! [`Server`] does all of it, with a thread for each queue. [`Device`] and [`Queue`] make no threads.
 //!
 //! # Modules and features
 //!

@@ -56,6 +56,7 @@ mod tag_set;
 
 use core::cell::{Cell, RefCell, RefMut};
 use core::fmt;
+use core::task::Poll;
 use core::time::Duration;
 
 use ublk_sys::{IORING_CQE_F_MORE, UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH, ublksrv_io_cmd};
@@ -335,6 +336,44 @@ impl Queue {
                 Err(Error::Implausible { what, value })
             }
         }
+    }
+
+    /// Takes the next request as a loop or an executor of one's own wants it, and waits for nothing.
+    ///
+    /// - `Ready(Some(..))`: a request, or why there is none.
+    /// - `Ready(None)`: the queue [is finished](Queue::is_finished).
+    /// - `Pending`: every answer was submitted, and [`ring_fd`](Queue::ring_fd) can be read as soon as there is more. No waker is
+    ///   registered: whoever waits for that descriptor asks again.
+    ///
+    /// ```
+    /// use std::future::poll_fn;
+    /// use ublk::{Error, Queue};
+    ///
+    /// async fn serve(queue: &Queue) -> Result<(), Error> {
+    ///     while let Some(request) = poll_fn(|_| queue.poll_request()).await {
+    ///         request?.complete();
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`next_request`](Queue::next_request) and of [`wait`](Queue::wait).
+    pub fn poll_request(&self) -> Poll<Option<Result<Request<'_>, Error>>> {
+        for submitted in [false, true] {
+            match self.next_request().transpose() {
+                None if self.is_finished() => return Poll::Ready(None),
+                None if submitted => break,
+                // This submits, and delivers what has come.
+                None => match self.wait(Some(Duration::ZERO)) {
+                    Ok(_) => {}
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                },
+                request => return Poll::Ready(request),
+            }
+        }
+        Poll::Pending
     }
 
     /// The request of a tag that `next_delivery` has just returned; `Err` with the name and the value of what in its
