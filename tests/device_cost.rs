@@ -162,3 +162,75 @@ fn check(calls: &[(u64, u64)], waits: u64) {
     assert_eq!(*call, enter);
     assert!(count.abs_diff(waits) <= 1, "{count} enters for {waits} waits");
 }
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn an_answer_from_another_thread_costs_at_most_one_write_and_no_allocation() {
+    const REQUESTS: u64 = 300;
+    let mut device = Device::add(
+        Control::open().unwrap(),
+        &NewDevice::new().depth(16),
+        &Params::new(Sectors::new(16384), Cache::None),
+    )
+    .unwrap();
+    let prepared = device.queue(QueueId::new(0)).unwrap();
+    let (fetched, is_fetched) = mpsc::channel();
+    let (worker, is_worker) = mpsc::channel();
+    let (tokens, next_token) = mpsc::channel::<ublk::DetachedRequest>();
+    let served = AtomicU64::new(0);
+    let path = format!("/dev/ublkb{}", device.info().id());
+    let allocated_by = |work: &mut dyn FnMut()| {
+        let before = ALLOCATIONS.with(Cell::get);
+        work();
+        ALLOCATIONS.with(Cell::get) - before
+    };
+    let (served, allocated_by) = (&served, &allocated_by);
+    thread::scope(|scope| {
+        let server = scope.spawn(move || {
+            let queue = prepared.fetch().unwrap();
+            fetched.send(()).unwrap();
+            let mut allocations = 0;
+            while !queue.is_finished() {
+                allocations += allocated_by(&mut || assert!(queue.wait(None).is_ok()));
+                while let Some(request) = queue.next_request().unwrap() {
+                    let mut request = Some(request);
+                    let mut token = None;
+                    allocations += allocated_by(&mut || token = request.take().map(ublk::Request::detach));
+                    tokens.send(token.unwrap()).unwrap();
+                }
+            }
+            allocations
+        });
+        let answers = scope.spawn(move || {
+            worker.send(thread_id()).unwrap();
+            let mut allocations = 0;
+            while let Ok(token) = next_token.recv() {
+                served.fetch_add(1, Ordering::SeqCst);
+                let mut token = Some(token);
+                allocations += allocated_by(&mut || token.take().unwrap().complete().unwrap());
+            }
+            allocations
+        });
+        is_fetched.recv().unwrap();
+        device.start().unwrap();
+        let disk = fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+        let buffer = Aligned::filled(4096, 1);
+        let (before, thread) = (served.load(Ordering::SeqCst), is_worker.recv().unwrap());
+        let calls = system_calls_of(thread, || {
+            for _ in 0..REQUESTS {
+                disk.write_all_at(&buffer, 0).unwrap();
+            }
+        });
+        let requests = served.load(Ordering::SeqCst) - before;
+        println!("{requests} answers from another thread, system calls {calls:?}");
+        let writes = calls.iter().find(|(call, _)| *call == u64::try_from(libc::SYS_write).unwrap());
+        assert!((1..=requests + 1).contains(&writes.unwrap().1));
+        // Beside the bell there is only the channel of this test.
+        let known = [libc::SYS_write, libc::SYS_futex].map(|call| u64::try_from(call).unwrap());
+        assert!(calls.iter().all(|(call, _)| known.contains(call)), "{calls:?}");
+        drop(disk);
+        device.stop().unwrap();
+        assert_eq!((server.join().unwrap(), answers.join().unwrap()), (0, 0), "allocations on the I/O path");
+    });
+    assert_eq!(device.delete(), Ok(DeletedId::Free));
+}
