@@ -13,6 +13,8 @@
     reason = "commands to /dev/null, a signal handler, poll(2) and mkfifo(3): none has a safe equivalent in std"
 )]
 
+mod signals;
+
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -26,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use signals::handle_sigusr1;
 use ublk::ring::{Completion, DisabledRing, Entry, Kind, Local, Op, Ring, Wake, Wide, WideOp};
 use ublk::{Errno, Error, Fd, SystemCall};
 
@@ -203,20 +206,6 @@ fn a_wait_that_submits_too_ends_when_its_time_is_over() {
     write_end.write_all(b"x").unwrap();
     assert_eq!(ring.submit_and_wait(None), Ok(Wake::Completions));
     assert_eq!(user_data(&take_all(&mut ring)), [7]);
-}
-
-extern "C" fn nothing_to_do(_signal: libc::c_int) {}
-
-/// Handles SIGUSR1 without SA_RESTART, so that it ends a wait.
-fn handle_sigusr1() {
-    let mut action = core::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    let handler: extern "C" fn(libc::c_int) = nothing_to_do;
-    // SAFETY: all zeroes are a sigaction: the default handler, no flags, nothing blocked.
-    let action = unsafe { action.assume_init_mut() };
-    action.sa_sigaction = handler as libc::sighandler_t;
-    // SAFETY: `action` is initialised, and its handler touches nothing.
-    let installed = unsafe { libc::sigaction(libc::SIGUSR1, action, core::ptr::null_mut()) };
-    assert_eq!(installed, 0);
 }
 
 /// Has `wait` called in a thread of its own that gets signals until it has returned.
