@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What an auditor checks first: which packages come in, where unsafe code is, and that the papers say the same.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is wrong")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is wrong")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -122,5 +122,69 @@ fn only_one_file_calls_libc() {
                 assert!(constant, "{file}: {line}");
             }
         }
+    }
+}
+
+/// The code blocks of a file's doc comments: what stands behind the opening fence, and the lines.
+fn code_blocks(source: &str) -> Vec<(String, Vec<String>)> {
+    let mut blocks: Vec<(String, Vec<String>)> = Vec::new();
+    let mut open = false;
+    for line in source.lines() {
+        let line = line.trim_start();
+        let Some(text) = line.strip_prefix("///").or_else(|| line.strip_prefix("//!")) else { continue };
+        let text = text.strip_prefix(' ').unwrap_or(text);
+        match (text.strip_prefix("```"), blocks.last_mut()) {
+            (Some(_), _) if open => open = false,
+            (Some(kind), _) => {
+                blocks.push((kind.to_owned(), Vec::new()));
+                open = true;
+            }
+            (None, Some((_, lines))) if open => lines.push(text.to_owned()),
+            (None, _) => {}
+        }
+    }
+    blocks
+}
+
+#[test]
+fn what_must_not_compile_stands_before_a_twin_that_does_and_differs_in_one_line() {
+    let mut pairs = 0;
+    for file in rust_files("ublk/src") {
+        let blocks = code_blocks(&read(&file));
+        for (at, (kind, lines)) in blocks.iter().enumerate() {
+            let Some(code) = kind.strip_prefix("compile_fail") else { continue };
+            assert!(code.starts_with(",E0"), "{file}: {kind} does not say for which error");
+            let (twin_kind, twin) = blocks.get(at + 1).unwrap_or_else(|| panic!("{file}: no twin of {lines:#?}"));
+            assert!(!twin_kind.contains("compile_fail") && !twin_kind.contains("ignore"), "{file}: {lines:#?}");
+            assert_eq!(lines.len(), twin.len(), "{file}: {lines:#?}");
+            let differing = lines.iter().zip(twin).filter(|(one, other)| one != other).count();
+            assert_eq!(differing, 1, "{file}: {lines:#?}");
+            pairs += 1;
+        }
+    }
+    assert!(pairs > 0);
+}
+
+#[test]
+fn whether_a_public_type_is_send_and_sync_is_asserted() {
+    let sources: Vec<String> = rust_files("ublk/src").iter().map(|file| read(file)).collect();
+    let all = sources.concat();
+    let mut types: BTreeSet<String> = BTreeSet::new();
+    for line in all.lines() {
+        let declared = ["pub struct ", "pub enum "].iter().find_map(|words| line.strip_prefix(words));
+        let name = declared.map(|rest| rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default());
+        types.extend(name.map(str::to_owned));
+    }
+    // These two have no value.
+    let without = |name: &&String| !["Wide", "Local"].contains(&name.as_str());
+    for name in types.iter().filter(without) {
+        let asserted = |trait_name: &str| {
+            all.lines().filter(|line| line.trim_start().starts_with("static_assertions::assert_")).any(|line| {
+                let (_, about) = line.split_once("!(").unwrap_or_default();
+                let (subject, traits) = about.split_once(": ").unwrap_or_default();
+                subject.split(['<']).next() == Some(name) && traits.contains(trait_name)
+            })
+        };
+        assert!(asserted("Send") && asserted("Sync"), "{name}");
     }
 }

@@ -42,6 +42,28 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// `Send`, not `Sync`: one command at a time, from whichever thread has it. Two descriptors and two pages; a program with
 /// many devices may have one for all of them, or one for each.
+///
+/// One command is under way at a time, so two threads do not share a handle; each may have its own:
+///
+/// ```compile_fail,E0499
+/// fn from_two_threads(mut control: ublk::Control, id: ublk::DeviceId) {
+///     let control = &mut control;
+///     std::thread::scope(|scope| {
+///         scope.spawn(|| control.info(id));
+///         scope.spawn(|| control.features());
+///     });
+/// }
+/// ```
+///
+/// ```no_run
+/// fn from_two_threads(mut control: ublk::Control, id: ublk::DeviceId) {
+///     let control = &mut control;
+///     std::thread::scope(|scope| {
+///         scope.spawn(|| control.info(id));
+///         scope.spawn(|| ublk::Control::open()?.features());
+///     });
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Control {
     ring: Ring<Wide>,

@@ -30,6 +30,8 @@ pub enum DeletedId {
     Held,
 }
 
+static_assertions::assert_impl_all!(DeletedId: Send, Sync);
+
 /// How far a device has come. It comes to each step once: a driver before Linux 7.3 hangs for good over one that is started
 /// again after a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,7 @@ pub struct Device {
 const _: () = assert!(UBLK_MAX_NR_QUEUES == 64 * 64);
 
 static_assertions::assert_impl_all!(Device: Send);
+static_assertions::assert_not_impl_any!(Device: Sync);
 
 impl Device {
     /// Adds a device, opens its char device and sets its parameters. If any of that fails there is no device.
@@ -160,6 +163,26 @@ impl Device {
 
     /// Begins to start the device, and waits for nothing; see [`Control::begin_start`].
     ///
+    /// It is the device's own business until its answer came, or was given up:
+    ///
+    /// ```compile_fail,E0499
+    /// fn start(mut device: ublk::Device) -> Result<(), ublk::Error> {
+    ///     let starting = device.begin_start()?;
+    ///     device.let_go();
+    ///     println!("{starting:?}");
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// ```no_run
+    /// fn start(mut device: ublk::Device) -> Result<(), ublk::Error> {
+    ///     let starting = device.begin_start()?.wait()?;
+    ///     device.let_go();
+    ///     println!("{starting:?}");
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`Control::begin_start`]; [`Error::Invalid`] where the device was started or stopped before.
@@ -233,6 +256,22 @@ impl Device {
     ///
     /// Both nodes are gone when this returns. A client that still has the block device open, a mounted filesystem for
     /// instance, holds the id and nothing else.
+    ///
+    /// Nothing is done with a device that is deleted:
+    ///
+    /// ```compile_fail,E0382
+    /// fn end(mut device: ublk::Device) -> Result<(), ublk::Error> {
+    ///     device.delete()?;
+    ///     device.stop()
+    /// }
+    /// ```
+    ///
+    /// ```no_run
+    /// fn end(mut device: ublk::Device) -> Result<(), ublk::Error> {
+    ///     println!("{:?}", device.info());
+    ///     device.stop()
+    /// }
+    /// ```
     ///
     /// # Errors
     ///

@@ -16,6 +16,8 @@ use crate::id::DeviceId;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct State(u16);
 
+static_assertions::assert_impl_all!(State: Send, Sync);
+
 impl State {
     /// Not started, or stopped: there is no block device.
     pub const DEAD: State = State(UBLK_S_DEV_DEAD);
@@ -54,6 +56,8 @@ impl fmt::Debug for State {
 /// A device as the driver describes it (`struct ublksrv_ctrl_dev_info`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct DeviceInfo(ublksrv_ctrl_dev_info);
+
+static_assertions::assert_impl_all!(DeviceInfo: Send, Sync);
 
 impl DeviceInfo {
     /// What another process was told about a device, for [`PreparedQueue::adopt`](crate::PreparedQueue::adopt). Nothing in this
@@ -170,6 +174,8 @@ pub struct NewDevice {
     max_io_bytes: u32,
     features: Features,
 }
+
+static_assertions::assert_impl_all!(NewDevice: Send, Sync);
 
 impl Default for NewDevice {
     fn default() -> NewDevice {

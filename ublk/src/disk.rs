@@ -216,6 +216,10 @@ pub struct Disk<T> {
     write_zeroes: Option<WriteZeroesFn<T>>,
 }
 
+// As its target is.
+static_assertions::assert_impl_all!(Disk<()>: Send, Sync);
+static_assertions::assert_not_impl_any!(Disk<*const ()>: Send, Sync);
+
 type WriteFn<T> = fn(&T, u64, &[u8]) -> Result<(), Errno>;
 type FlushFn<T> = fn(&T) -> Result<(), Errno>;
 type DiscardFn<T> = fn(&T, u64, u64) -> Result<(), Errno>;

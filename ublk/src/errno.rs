@@ -9,6 +9,8 @@ use core::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Errno(i32);
 
+static_assertions::assert_impl_all!(Errno: Send, Sync);
+
 macro_rules! errnos {
     ($($name:ident $text:literal,)*) => {
         impl Errno {

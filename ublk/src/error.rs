@@ -121,6 +121,8 @@ pub enum Error {
     },
 }
 
+static_assertions::assert_impl_all!(Error: Send, Sync);
+
 /// A text of a bounded length, kept in place: what a panic said.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Message {
@@ -128,6 +130,8 @@ pub struct Message {
     len: u8,
     cut: bool,
 }
+
+static_assertions::assert_impl_all!(Message: Send, Sync);
 
 impl Message {
     /// Bytes that fit; what is longer is cut. As many as let [`Error`] have 96 bytes.
@@ -221,6 +225,8 @@ pub enum SystemCall {
     SetAffinity,
 }
 
+static_assertions::assert_impl_all!(SystemCall: Send, Sync);
+
 impl fmt::Display for SystemCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -253,6 +259,8 @@ impl SystemCall {
 /// A command of the driver, as it stands in `cmd_op` at bytes 8 to 11 of the SQE (`UBLK_U_CMD_*`, `UBLK_U_IO_*`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Command(u32);
+
+static_assertions::assert_impl_all!(Command: Send, Sync);
 
 macro_rules! commands {
     ($($name:ident = $value:ident,)*) => {

@@ -13,6 +13,8 @@ macro_rules! flag_set {
         #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
         pub struct $name($raw);
 
+        static_assertions::assert_impl_all!($name: Send, Sync);
+
         impl $name {
             $( $(#[$flag_meta])* pub const $flag: Self = Self(ublk_sys::$value); )*
 

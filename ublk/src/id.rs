@@ -9,6 +9,8 @@ macro_rules! id {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name($raw);
 
+        static_assertions::assert_impl_all!($name: Send, Sync);
+
         impl $name {
             /// The id with this number.
             #[must_use]

@@ -37,6 +37,8 @@ pub enum Cache {
     VolatileWithFua,
 }
 
+static_assertions::assert_impl_all!(Cache: Send, Sync);
+
 const BLOCK: &str = "a logical block is a power of two of 512 bytes or more, and at most a page";
 
 /// Parameters of a block device (`struct ublk_params`).
@@ -53,6 +55,8 @@ pub struct Params {
     /// The first thing wrong with what was asked for.
     invalid: Option<&'static str>,
 }
+
+static_assertions::assert_impl_all!(Params: Send, Sync);
 
 impl Params {
     /// A disk of `size` with logical blocks of 512 bytes, physical ones of 4096, and requests as large as the device's

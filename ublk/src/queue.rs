@@ -11,15 +11,40 @@
 //! Each tag has a buffer of its own. It belongs to the kernel while a command of the tag is in flight, and to the
 //! [`Request`] from its delivery to its answer. No call of this module takes an address from outside.
 //!
-//! What the kernel would answer with corrupted memory does not compile. A queue stays with the thread that fetched it:
+//! What the kernel would answer with corrupted memory does not compile. Each of these stands beside one that does, and differs in a
+//! line. A queue stays with the thread that fetched it; before that it may be sent:
 //!
 //! ```compile_fail,E0277
 //! fn serve_elsewhere(queue: ublk::Queue) {
-//!     std::thread::spawn(move || queue.wait(None));
+//!     std::thread::spawn(move || drop(queue));
 //! }
 //! ```
 //!
-//! A request does not outlive its queue, and its data not the request:
+//! ```no_run
+//! fn serve_elsewhere(queue: ublk::PreparedQueue) {
+//!     std::thread::spawn(move || drop(queue));
+//! }
+//! ```
+//!
+//! It is fetched once:
+//!
+//! ```compile_fail,E0382
+//! fn fetch(queue: ublk::PreparedQueue) -> Result<(), ublk::Error> {
+//!     drop(queue.fetch()?);
+//!     drop(queue.fetch()?);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! ```no_run
+//! fn fetch(queue: ublk::PreparedQueue) -> Result<(), ublk::Error> {
+//!     println!("{}", queue.id());
+//!     drop(queue.fetch()?);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A request does not outlive its queue, unless it is detached:
 //!
 //! ```compile_fail,E0505
 //! fn keep(queue: ublk::Queue) -> Result<(), ublk::Error> {
@@ -30,11 +55,66 @@
 //! }
 //! ```
 //!
+//! ```no_run
+//! fn keep(queue: ublk::Queue) -> Result<(), ublk::Error> {
+//!     let request = queue.next_request()?.map(ublk::Request::detach);
+//!     drop(queue);
+//!     drop(request);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Nor do its data outlive the answer:
+//!
 //! ```compile_fail,E0505
 //! fn look_after_the_answer(request: ublk::Request<'_>) -> u8 {
 //!     let data = request.data();
 //!     request.complete();
 //!     data[0]
+//! }
+//! ```
+//!
+//! ```no_run
+//! fn look_after_the_answer(request: ublk::Request<'_>) -> u8 {
+//!     let data = request.data().to_vec();
+//!     request.complete();
+//!     data[0]
+//! }
+//! ```
+//!
+//! The same of a request that was detached:
+//!
+//! ```compile_fail,E0505
+//! fn look_after_the_answer(request: ublk::DetachedRequest) -> Result<u8, ublk::Error> {
+//!     let data = request.data();
+//!     request.complete()?;
+//!     Ok(data[0])
+//! }
+//! ```
+//!
+//! ```no_run
+//! fn look_after_the_answer(request: ublk::DetachedRequest) -> Result<u8, ublk::Error> {
+//!     let data = request.data().to_vec();
+//!     request.complete()?;
+//!     Ok(data[0])
+//! }
+//! ```
+//!
+//! A READ is not filled after the answer:
+//!
+//! ```compile_fail,E0505
+//! fn fill_after_the_answer(mut request: ublk::Request<'_>) {
+//!     let mut cursor = request.cursor();
+//!     request.complete();
+//!     cursor.write(&[1; 512]);
+//! }
+//! ```
+//!
+//! ```no_run
+//! fn fill_after_the_answer(mut request: ublk::Request<'_>) {
+//!     let mut cursor = request.cursor();
+//!     cursor.write_zeroes(512);
+//!     cursor.write(&[1; 512]);
 //! }
 //! ```
 //!
@@ -44,6 +124,99 @@
 //! fn twice(request: ublk::Request<'_>) {
 //!     request.complete();
 //!     request.fail(ublk::Errno::EIO);
+//! }
+//! ```
+//!
+//! ```no_run
+//! fn twice(request: ublk::Request<'_>) {
+//!     println!("{:?}", request.operation());
+//!     request.fail(ublk::Errno::EIO);
+//! }
+//! ```
+//!
+//! And so is one that was detached:
+//!
+//! ```compile_fail,E0382
+//! fn twice(request: ublk::DetachedRequest) -> Result<(), ublk::Error> {
+//!     request.complete()?;
+//!     request.fail(ublk::Errno::EIO)
+//! }
+//! ```
+//!
+//! ```no_run
+//! fn twice(request: ublk::DetachedRequest) -> Result<(), ublk::Error> {
+//!     println!("{:?}", request.operation());
+//!     request.fail(ublk::Errno::EIO)
+//! }
+//! ```
+//!
+//! There are no two of one request:
+//!
+//! ```compile_fail,E0308
+//! fn copy(request: &ublk::DetachedRequest) -> ublk::DetachedRequest {
+//!     request.clone()
+//! }
+//! ```
+//!
+//! ```no_run
+//! fn copy(request: &ublk::DetachedRequest) -> ublk::DetachedRequest {
+//!     unimplemented!("{request:?}")
+//! }
+//! ```
+//!
+//! Another thread gets it detached or not at all:
+//!
+//! ```compile_fail,E0277
+//! fn elsewhere(request: ublk::Request<'_>) {
+//!     std::thread::scope(|scope| drop(scope.spawn(move || drop(request))));
+//! }
+//! ```
+//!
+//! ```no_run
+//! fn elsewhere(request: ublk::DetachedRequest) {
+//!     std::thread::scope(|scope| drop(scope.spawn(move || drop(request))));
+//! }
+//! ```
+//!
+//! What was forgotten is failed when nobody can have it any more:
+//!
+//! ```compile_fail,E0502
+//! fn fail(mut queue: ublk::Queue) -> Result<(), ublk::Error> {
+//!     let request = queue.next_request()?;
+//!     queue.fail_forgotten()?;
+//!     drop(request);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! ```no_run
+//! fn fail(mut queue: ublk::Queue) -> Result<(), ublk::Error> {
+//!     let request = queue.next_request()?.map(ublk::Request::detach);
+//!     queue.fail_forgotten()?;
+//!     drop(request);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The ring's descriptor is lent; a descriptor of one's own may stay, and does not keep the queue's memory in use:
+//!
+//! ```compile_fail,E0505
+//! use std::os::fd::AsFd;
+//! fn keep(queue: ublk::Queue) -> std::io::Result<()> {
+//!     let ring = queue.as_fd();
+//!     drop(queue);
+//!     drop(ring);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! ```no_run
+//! use std::os::fd::AsFd;
+//! fn keep(queue: ublk::Queue) -> std::io::Result<()> {
+//!     let ring = queue.as_fd().try_clone_to_owned()?;
+//!     drop(queue);
+//!     drop(ring);
+//!     Ok(())
 //! }
 //! ```
 #![expect(unsafe_code, reason = "names buffers in commands and lends them to requests; Invariants Q1 and Q2 say when")]
@@ -112,6 +285,7 @@ pub struct PreparedQueue {
 }
 
 static_assertions::assert_impl_all!(PreparedQueue: Send);
+static_assertions::assert_not_impl_any!(PreparedQueue: Sync);
 
 impl PreparedQueue {
     /// Makes the ring and maps the descriptors and the buffers of one queue.

@@ -106,6 +106,8 @@ pub enum Wake {
     Interrupted,
 }
 
+static_assertions::assert_impl_all!(Wake: Send, Sync);
+
 /// An io_uring.
 ///
 /// Dropping it closes it. The kernel ends what is under way later, on its own time: memory that an operation names is
@@ -361,6 +363,7 @@ fn after_enter(entered: Result<u32, Errno>, staged: u32, ready: bool) -> Option<
 
 static_assertions::assert_impl_all!(Ring<Wide>: Send);
 static_assertions::assert_impl_all!(DisabledRing: Send);
+static_assertions::assert_not_impl_any!(DisabledRing: Sync);
 static_assertions::assert_not_impl_any!(Ring<Local>: Send, Sync);
 static_assertions::assert_not_impl_any!(Ring<Wide>: Sync);
 

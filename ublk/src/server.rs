@@ -50,6 +50,46 @@ use stop::{Event, Wakeups};
 ///     Ok(())
 /// }
 /// ```
+///
+/// A target is called by the threads of all queues:
+///
+/// ```compile_fail,E0277
+/// # use ublk::{Error, Server};
+/// fn count(server: Server) -> Result<(), Error> {
+///     let counted = std::cell::Cell::new(0);
+///     server.run(|request| drop((&counted, request)), |_| ())?;
+///     Ok(())
+/// }
+/// ```
+///
+/// ```no_run
+/// # use ublk::{Error, Server};
+/// fn count(server: Server) -> Result<(), Error> {
+///     let counted = std::sync::Mutex::new(0);
+///     server.run(|request| drop((&counted, request)), |_| ())?;
+///     Ok(())
+/// }
+/// ```
+///
+/// It keeps no request beyond the call, unless that is detached:
+///
+/// ```compile_fail,E0277
+/// # use ublk::{Error, Server};
+/// fn keep(server: Server) -> Result<(), Error> {
+///     let kept = std::sync::Mutex::new(Vec::new());
+///     server.run(|request| kept.lock().unwrap().push(request), |_| ())?;
+///     Ok(())
+/// }
+/// ```
+///
+/// ```no_run
+/// # use ublk::{Error, Server};
+/// fn keep(server: Server) -> Result<(), Error> {
+///     let kept = std::sync::Mutex::new(Vec::new());
+///     server.run(|request| kept.lock().unwrap().push(request.detach()), |_| ())?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct Server {
@@ -60,6 +100,8 @@ pub struct Server {
     patience: Duration,
     pinned: bool,
 }
+
+static_assertions::assert_impl_all!(Server: Send, Sync);
 
 /// How long a server that is to stop waits while its target answers nothing, unless it is told otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);

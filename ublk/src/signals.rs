@@ -12,6 +12,22 @@ use crate::syscall::{self, Fd, SignalMask};
 ///
 /// Threads that are made after [`block`](Signals::block) inherit it; one that was made before still has its own mask, and a
 /// signal that it gets takes its course. Dropping it lets them through again.
+///
+/// The thread that blocked them lets them through again; others may look:
+///
+/// ```compile_fail,E0277
+/// fn look(signals: ublk::Signals) {
+///     let signals = signals;
+///     std::thread::scope(|scope| drop(scope.spawn(move || signals.take())));
+/// }
+/// ```
+///
+/// ```no_run
+/// fn look(signals: ublk::Signals) {
+///     let signals = &signals;
+///     std::thread::scope(|scope| drop(scope.spawn(move || signals.take())));
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Signals {
     fd: Fd,

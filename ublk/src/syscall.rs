@@ -22,6 +22,8 @@ use crate::units::u64_from;
 /// Every descriptor that this crate makes has close-on-exec set.
 pub struct Fd(c_int);
 
+static_assertions::assert_impl_all!(Fd: Send, Sync);
+
 impl fmt::Debug for Fd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Fd({})", self.0)

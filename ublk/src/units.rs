@@ -10,6 +10,8 @@ pub const SECTOR_BYTES: u64 = 512;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sectors(u64);
 
+static_assertions::assert_impl_all!(Sectors: Send, Sync);
+
 impl Sectors {
     /// This many sectors.
     #[must_use]

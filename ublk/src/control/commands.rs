@@ -41,6 +41,8 @@ pub struct CpuSet {
     bytes: [u8; MAX_CPUS / 8],
 }
 
+static_assertions::assert_impl_all!(CpuSet: Send, Sync);
+
 impl CpuSet {
     /// The numbers of the CPUs in the set, in their order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {

@@ -25,6 +25,9 @@ pub struct InFlight<'c> {
     answer: Option<Result<(), Error>>,
 }
 
+static_assertions::assert_impl_all!(InFlight<'static>: Send);
+static_assertions::assert_not_impl_any!(InFlight<'static>: Sync);
+
 /// A device that is being started ([`Control::begin_start`]).
 pub type Starting<'c> = InFlight<'c>;
 

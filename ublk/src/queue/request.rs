@@ -22,6 +22,8 @@ use crate::units::{SECTOR_BYTES, Sectors};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Operation(u8);
 
+static_assertions::assert_impl_all!(Operation: Send, Sync);
+
 impl Operation {
     /// Give data.
     pub const READ: Operation = Operation(UBLK_IO_OP_READ);
@@ -228,6 +230,8 @@ pub struct Request<'q> {
     queue: &'q Queue,
 }
 
+static_assertions::assert_not_impl_any!(Request<'static>: Send, Sync);
+
 impl<'q> Request<'q> {
     pub(super) fn new(held: Held, queue: &'q Queue) -> Request<'q> {
         Request { held, queue }
@@ -296,7 +300,7 @@ pub struct DetachedRequest {
 }
 
 static_assertions::assert_impl_all!(DetachedRequest: Send);
-static_assertions::assert_not_impl_any!(Request<'static>: Send, Sync);
+static_assertions::assert_not_impl_any!(DetachedRequest: Sync);
 
 impl DetachedRequest {
     about_the_request!();
@@ -345,6 +349,8 @@ pub struct ReadCursor<'r> {
     buffer: &'r mut [u8],
     filled: &'r mut usize,
 }
+
+static_assertions::assert_impl_all!(ReadCursor<'static>: Send, Sync);
 
 impl fmt::Debug for ReadCursor<'_> {
     /// How far it is, and no byte of what lies behind.

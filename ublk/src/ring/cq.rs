@@ -16,6 +16,8 @@ pub struct Completion {
     pub flags: u32,
 }
 
+static_assertions::assert_impl_all!(Completion: Send, Sync);
+
 /// Where this side of the completion queue stands. The kernel moves the tail, we move the head.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]

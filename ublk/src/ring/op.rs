@@ -28,6 +28,9 @@ pub struct WideOp {
     rest: [u64; 8],
 }
 
+static_assertions::assert_impl_all!(Op: Send, Sync);
+static_assertions::assert_impl_all!(WideOp: Send, Sync);
+
 const _: () = assert!(size_of::<Op>() == 64 && size_of::<WideOp>() == 128);
 
 /// An entry of a submission queue.

@@ -22,6 +22,8 @@ pub enum Stopped {
     FromOutside,
 }
 
+static_assertions::assert_impl_all!(Stopped: Send, Sync);
+
 impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -63,6 +65,8 @@ pub struct StopHandle {
     /// Never read, so that it stays readable.
     event: Arc<Event>,
 }
+
+static_assertions::assert_impl_all!(StopHandle: Send, Sync);
 
 impl StopHandle {
     /// Makes a handle.
