@@ -80,6 +80,16 @@ impl From<std::os::fd::OwnedFd> for Fd {
     }
 }
 
+#[cfg(feature = "std")]
+impl From<Fd> for std::os::fd::OwnedFd {
+    fn from(fd: Fd) -> std::os::fd::OwnedFd {
+        // Not dropped, so that it stays open.
+        let fd = core::mem::ManuallyDrop::new(fd);
+        // SAFETY: the descriptor is open, and was owned by a value that is never dropped, so that it is nobody else's.
+        unsafe { std::os::fd::FromRawFd::from_raw_fd(fd.0) }
+    }
+}
+
 /// The errno that the last failed call of this thread left.
 fn last_errno() -> Errno {
     // SAFETY: the function has no precondition.
