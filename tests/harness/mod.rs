@@ -74,7 +74,12 @@ pub fn open_direct(id: DeviceId) -> File {
 
 /// Whether some mapping of this process holds `address`.
 pub fn is_mapped(address: usize) -> bool {
-    std::fs::read_to_string("/proc/self/maps").unwrap().lines().any(|line| {
+    is_mapped_in(std::process::id(), address)
+}
+
+/// Whether some mapping of a process holds `address`.
+pub fn is_mapped_in(process: u32, address: usize) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap().lines().any(|line| {
         let (range, _) = line.split_once(' ').unwrap();
         let (start, end) = range.split_once('-').unwrap();
         let number = |text| usize::from_str_radix(text, 16).unwrap();
