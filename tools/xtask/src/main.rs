@@ -24,6 +24,7 @@ mod machine_tests;
 mod modules;
 mod msrv;
 mod packages;
+mod ring_model;
 mod tally;
 mod test;
 mod vm;
@@ -39,6 +40,9 @@ cargo xtask demo [--here]
 cargo xtask test [--quick] [FILTER]
     Checks form, lints and documents, runs every test that can run here, and the ring and device tests in virtual
     machines. --quick: on one kernel, and not with the oldest compiler. FILTER: only tests with that in their names.
+
+cargo xtask ring-model
+    Checks the orderings of the ring's atomics with loom, and that each is needed: weakened in a copy, it has to fail.
 
 cargo xtask vm [OPTION]... [-- COMMAND [ARG]...]
     Boots a stock Debian kernel in a virtual machine and runs COMMAND there as root, with this project's release
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         "vm" => ("xtask vm", vm::Wanted::parse(arguments).and_then(|wanted| vm::run(&wanted))),
         "demo" => ("xtask demo", demo::Wanted::parse(arguments).and_then(demo::run)),
         "test" => ("xtask test", test::Wanted::parse(arguments).and_then(|wanted| test::run(&wanted))),
+        "ring-model" => ("xtask ring-model", ring_model::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),
         "" | "help" | "--help" | "-h" => {

@@ -9,6 +9,7 @@ use crate::failure::{Failure, Result};
 use crate::headers;
 use crate::machine_tests;
 use crate::packages;
+use crate::ring_model;
 use crate::tally::Tally;
 
 /// What `cargo xtask test` was asked for.
@@ -51,6 +52,9 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
         } else {
             attempt("the oldest compiler", &mut tally, checks::oldest_compiler);
         }
+    }
+    if filter.is_none() {
+        attempt("the ring's orderings", &mut tally, ring_model::check);
     }
     attempt("tests on this machine", &mut tally, |tally| checks::tests(filter, tally));
     attempt("tests in machines", &mut tally, |tally| machine_tests::run(wanted.quick, filter, tally));

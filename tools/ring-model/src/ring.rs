@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The ring: its logic from the crate's own files, its memory and its kernel from here.
+
+#[path = "../../../ublk/src/ring/cq.rs"]
+mod cq;
+#[path = "../../../ublk/src/ring/position.rs"]
+mod position;
+#[path = "../../../ublk/src/ring/shared.rs"]
+mod shared;
+#[path = "../../../ublk/src/ring/sq.rs"]
+mod sq;
+
+mod kernel;
+mod memory;
+pub(crate) mod models;
+mod op;

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! In place of the crate's `ring/memory.rs`: the same words and slots, each watched by loom.
+#![expect(unsafe_code, reason = "slots that two threads use; loom says where they may not")]
+
+use std::sync::Arc;
+
+use loom::cell::Cell;
+use loom::sync::atomic::AtomicU32;
+
+use super::cq::Completion;
+use super::op::{Entry, Op};
+use super::position::Position;
+
+/// What one ring shares, and the buffers that operations on it name. A clone is the other side's view of the same.
+#[derive(Clone, Debug)]
+pub(super) struct Memory {
+    words: Arc<Words>,
+}
+
+#[derive(Debug)]
+struct Words {
+    submission_head: AtomicU32,
+    submission_tail: AtomicU32,
+    submission_mask: AtomicU32,
+    submission_flags: AtomicU32,
+    submission_array: Vec<AtomicU32>,
+    submissions: Vec<Slot<Op>>,
+    completion_head: AtomicU32,
+    completion_tail: AtomicU32,
+    completion_mask: AtomicU32,
+    completion_overflow: AtomicU32,
+    completions: Vec<Slot<Completion>>,
+    buffers: Vec<Slot<u64>>,
+}
+
+/// Memory without an atomic in it: loom fails where two accesses, one of them a write, are not ordered.
+#[derive(Debug)]
+struct Slot<T>(Cell<T>);
+
+// SAFETY: loom runs one thread at a time. Where accesses from two are not ordered by what the model does, it panics, before
+// there is one.
+unsafe impl<T: Send> Sync for Slot<T> {}
+
+impl<T: Copy> Slot<T> {
+    fn several(count: u32, value: T) -> Vec<Slot<T>> {
+        (0..count).map(|_| Slot(Cell::new(value))).collect()
+    }
+}
+
+fn place(value: u32) -> usize {
+    usize::try_from(value).expect("32 bits fit")
+}
+
+impl Memory {
+    /// A ring of this many entries, both counts powers of two, with its counters at `start`.
+    pub(super) fn new(submissions: u32, completions: u32, buffers: u32, start: u32) -> Memory {
+        let word = AtomicU32::new;
+        let words = Words {
+            submission_head: word(start),
+            submission_tail: word(start),
+            submission_mask: word(submissions - 1),
+            submission_flags: word(0),
+            // What is no index: an element that is read too early is found out.
+            submission_array: (0..submissions).map(|_| word(u32::MAX)).collect(),
+            submissions: Slot::several(submissions, Op::default()),
+            completion_head: word(start),
+            completion_tail: word(start),
+            completion_mask: word(completions - 1),
+            completion_overflow: word(0),
+            completions: Slot::several(completions, Completion { user_data: u64::MAX, result: 0, flags: 0 }),
+            buffers: Slot::several(buffers, 0),
+        };
+        Memory { words: Arc::new(words) }
+    }
+
+    fn submission_slot(&self, position: Position) -> usize {
+        place(position.slot(self.submission_entries() - 1))
+    }
+
+    fn completion_slot(&self, position: Position) -> usize {
+        place(position.slot(self.completion_entries() - 1))
+    }
+}
+
+/// What the crate's own memory offers.
+impl Memory {
+    pub(super) fn submission_entries(&self) -> u32 {
+        u32::try_from(self.words.submissions.len()).expect("a small ring")
+    }
+
+    pub(super) fn completion_entries(&self) -> u32 {
+        u32::try_from(self.words.completions.len()).expect("a small ring")
+    }
+
+    pub(super) fn submission_head(&self) -> &AtomicU32 {
+        &self.words.submission_head
+    }
+
+    pub(super) fn submission_tail(&self) -> &AtomicU32 {
+        &self.words.submission_tail
+    }
+
+    pub(super) fn submission_mask(&self) -> &AtomicU32 {
+        &self.words.submission_mask
+    }
+
+    pub(super) fn submission_flags(&self) -> &AtomicU32 {
+        &self.words.submission_flags
+    }
+
+    pub(super) fn submission_index(&self, position: Position) -> Option<&AtomicU32> {
+        self.words.submission_array.get(self.submission_slot(position))
+    }
+
+    pub(super) fn completion_head(&self) -> &AtomicU32 {
+        &self.words.completion_head
+    }
+
+    pub(super) fn completion_tail(&self) -> &AtomicU32 {
+        &self.words.completion_tail
+    }
+
+    pub(super) fn completion_mask(&self) -> &AtomicU32 {
+        &self.words.completion_mask
+    }
+
+    pub(super) fn completion_overflow(&self) -> &AtomicU32 {
+        &self.words.completion_overflow
+    }
+
+    pub(super) fn write_submission<E: Entry>(&self, position: Position, entry: &E) {
+        self.words.submissions[self.submission_slot(position)].0.set(entry.op());
+    }
+
+    pub(super) fn read_completion(&self, position: Position) -> Completion {
+        self.words.completions[self.completion_slot(position)].0.get()
+    }
+}
+
+/// What only the kernel does, and what both do with a buffer.
+impl Memory {
+    pub(super) fn read_submission(&self, index: u32) -> Op {
+        self.words.submissions[place(index)].0.get()
+    }
+
+    pub(super) fn write_completion(&self, position: Position, completion: Completion) {
+        self.words.completions[self.completion_slot(position)].0.set(completion);
+    }
+
+    pub(super) fn read_buffer(&self, buffer: usize) -> u64 {
+        self.words.buffers[buffer].0.get()
+    }
+
+    pub(super) fn write_buffer(&self, buffer: usize, value: u64) {
+        self.words.buffers[buffer].0.set(value);
+    }
+}
