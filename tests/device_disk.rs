@@ -497,12 +497,13 @@ fn a_file_that_is_shorter_than_its_disk_reads_as_zeroes_behind_its_end() {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn the_errno_of_a_file_is_the_errno_of_the_disk() {
-    // A file that was opened for reading cannot be written: EBADF, which the block layer makes EIO; and one on a full
-    // device says so.
+    // A full device says so. A file that was opened for reading cannot be written: EBADF, which the block layer makes EIO.
     let full =
         live(Disk::with_volatile_cache(SIZE, OpenOptions::new().read(true).write(true).open("/dev/full").unwrap()));
     let file = full.open();
     assert_eq!(errno_of(file.write_all_at(&Aligned::filled(512, 1), 0)), Some(libc::ENOSPC));
+    // It cannot be synced either, so that the client hears whether that was asked of it. Older block layers make that EIO.
+    assert!(matches!(errno_of(file.sync_all()), Some(libc::EINVAL | libc::EIO)));
     drop(file);
     full.stop();
     let scratch = Scratch::new("closed", &[1; 4096]);

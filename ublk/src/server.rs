@@ -154,8 +154,8 @@ impl Server {
     /// # Errors
     ///
     /// - those of [`Device::add`], [`Device::queue`], [`Device::start`], [`Device::stop`] and [`Device::delete`];
-    /// - those of a queue: [`PreparedQueue::fetch`], [`Queue::wait`], [`Queue::next_request`]. The requests that were under
-    ///   way then fail with `EIO`;
+    /// - those of a queue: [`PreparedQueue::fetch`](crate::PreparedQueue::fetch), [`Queue::wait`](crate::Queue::wait),
+    ///   [`Queue::next_request`](crate::Queue::next_request). The requests that were under way then fail with `EIO`;
     /// - [`Error::Panicked`]: the target did, and said this;
     /// - [`Error::Held`]: the server was to stop, and the target sat on a request, or had forgotten it. The device is gone;
     ///   whoever waits for such a request gets `EIO`;
