@@ -193,13 +193,15 @@ impl fmt::Debug for Message {
 #[non_exhaustive]
 pub enum SystemCall {
     /// `io_uring_setup(2)`. `EPERM`: `kernel.io_uring_disabled`, or a seccomp filter. `ENOSYS`: not built in, or a
-    /// filter. `EINVAL`: a set-up flag that this kernel does not have. `ENOMEM`: the locked-memory limit.
+    /// filter. `EINVAL`: a set-up flag that this kernel does not have. `ENOMEM`: no memory; on Linux 6.18 also the
+    /// locked-memory limit of a process without `CAP_IPC_LOCK`, which on 6.12 and 7.3 does not matter.
     IoUringSetup,
     /// `io_uring_enter(2)`.
     IoUringEnter,
     /// `io_uring_register(2)` with `IORING_REGISTER_ENABLE_RINGS`. `EEXIST`: another thread enabled it.
     EnableRings,
-    /// `mmap(2)` of anonymous memory.
+    /// `mmap(2)` of anonymous memory. `ENOMEM`: the address space is limited. `EAGAIN`, here and below: `mlockall(2)` was
+    /// called, and the locked-memory limit reached.
     MmapAnonymous,
     /// `mmap(2)` of the ring's own memory.
     MmapRing,

@@ -52,6 +52,11 @@ const SYSTEM_CALLS: &[(SystemCall, Errno, &str)] = &[
         Errno::EINVAL,
         "the number of entries is 0 or too large, or the kernel is older than Linux 6.1",
     ),
+    (
+        SystemCall::IoUringSetup,
+        Errno::ENOMEM,
+        "the kernel has no memory, or counts rings as locked memory, as Linux 6.18 does: raise RLIMIT_MEMLOCK (ulimit -l)",
+    ),
     (SystemCall::IoUringEnter, Errno::EEXIST, "the ring belongs to the thread that enabled it"),
     (SystemCall::IoUringEnter, Errno::EAGAIN, "the kernel is out of memory; what it did not take stays staged"),
     (SystemCall::IoUringEnter, Errno::ENOMEM, "the kernel is out of memory; what it did not take stays staged"),
