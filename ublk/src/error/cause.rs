@@ -14,12 +14,9 @@ const OPEN_CONTROL: &[(Errno, &str)] = &[
         Errno::ENOENT,
         "the driver is not loaded (modprobe ublk_drv), not in this kernel, or its node is not in this /dev",
     ),
-    (Errno::ENODEV, NO_DRIVER_BEHIND_NODE),
-    (Errno::ENXIO, NO_DRIVER_BEHIND_NODE),
+    (Errno::ENODEV, "the node has no driver behind it (modprobe ublk_drv)"),
     (Errno::EACCES, "the node belongs to root: run as root, or give the node to this user"),
 ];
-
-const NO_DRIVER_BEHIND_NODE: &str = "the node has no driver behind it (modprobe ublk_drv)";
 
 /// Opening `/dev/ublkcN`.
 const OPEN_CHAR_DEVICE: &[(Errno, &str)] = &[
@@ -96,6 +93,7 @@ const CONTROL: &[(Command, Errno, &str)] = &[
         Errno::EEXIST,
         "the id is taken; a device that was deleted has it as long as somebody holds its files",
     ),
+    // The driver of Linux 6.12, and that of 7.3, counts only unprivileged devices, and refuses only them.
     (
         Command::ADD_DEV,
         Errno::EACCES,
