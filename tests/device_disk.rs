@@ -61,7 +61,7 @@ impl Memory {
 }
 
 impl ReadAt for Memory {
-    fn read_at(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
+    fn read_into(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
         let len = into.remaining();
         into.write(&self.bytes.lock().unwrap()[usize::try_from(offset).unwrap()..][..len]);
         self.note(Call::Read(offset, len))
@@ -69,7 +69,7 @@ impl ReadAt for Memory {
 }
 
 impl WriteAt for Memory {
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    fn write_from(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
         self.bytes.lock().unwrap()[usize::try_from(offset).unwrap()..][..data.len()].copy_from_slice(data);
         self.note(Call::Write(offset, data.len()))
     }
@@ -391,9 +391,9 @@ fn the_first_and_the_last_sector_of_an_odd_disk_hold_their_bytes() {
     assert_eq!(live.changes(), [Call::Write(0, 512), Call::Write(last, 512)]);
     // A read across the end is cut there.
     let mut bytes = Aligned::filled(2048, 3);
-    assert_eq!(FileExt::read_at(&file, &mut bytes, last - 512).unwrap(), 1024);
+    assert_eq!(file.read_at(&mut bytes, last - 512).unwrap(), 1024);
     assert_eq!((bytes[511], bytes[512], bytes[1023], bytes[1024]), (0, 2, 2, 3));
-    assert_eq!(FileExt::read_at(&file, &mut bytes, size.bytes()).unwrap(), 0);
+    assert_eq!(file.read_at(&mut bytes, size.bytes()).unwrap(), 0);
     assert_eq!(errno_of(file.write_all_at(&Aligned::filled(512, 1), size.bytes())), Some(libc::ENOSPC));
     let memory = live.disk.target().bytes.lock().unwrap();
     assert_eq!((memory[0], memory[511], memory[512], memory[memory.len() - 1]), (1, 1, 0, 2));

@@ -98,7 +98,7 @@ fn in_memory(bytes: u64) -> Result<usize, Errno> {
 }
 
 impl ReadAt for Memory {
-    fn read_at(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
+    fn read_into(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
         for piece in Memory::pieces(in_memory(offset)?, into.remaining()) {
             let chunk = self.chunks[piece.chunk].read().unwrap_or_else(PoisonError::into_inner);
             match chunk.as_ref() {
@@ -111,7 +111,7 @@ impl ReadAt for Memory {
 }
 
 impl WriteAt for Memory {
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    fn write_from(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
         let mut rest = data;
         for piece in Memory::pieces(in_memory(offset)?, data.len()) {
             let (part, behind) = rest.split_at(piece.len);

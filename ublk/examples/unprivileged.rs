@@ -128,7 +128,7 @@ fn help(options: &Options) -> Result<(), Failure> {
 struct Memory(RwLock<Vec<u8>>);
 
 impl ReadAt for Memory {
-    fn read_at(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
+    fn read_into(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
         let start = usize::try_from(offset).map_err(|_| Errno::EIO)?;
         let bytes = self.0.read().unwrap_or_else(PoisonError::into_inner);
         into.write(&bytes[start..start + into.remaining()]);
@@ -137,7 +137,7 @@ impl ReadAt for Memory {
 }
 
 impl WriteAt for Memory {
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    fn write_from(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
         let start = usize::try_from(offset).map_err(|_| Errno::EIO)?;
         let mut bytes = self.0.write().unwrap_or_else(PoisonError::into_inner);
         bytes[start..start + data.len()].copy_from_slice(data);

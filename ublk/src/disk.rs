@@ -1,16 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A disk made of a target that reads and writes at an offset. What the target can do is what the block layer is told.
-//!
-//! A target says what it can do by the traits that it has, and a [`Disk`] what of that is used. The parameters follow from
-//! that: neither can be forgotten, and the two cannot differ.
-//!
-//! | method | wants | the block layer then sends |
-//! |---|---|---|
-//! | [`Disk::read_only`] | [`ReadAt`] | READ |
-//! | [`Disk::without_cache`] | [`WriteAt`] | READ, WRITE |
-//! | [`Disk::with_volatile_cache`] | [`Flush`] | READ, WRITE, FLUSH |
-//! | [`Disk::discard`] | [`Discard`] | DISCARD |
-//! | [`Disk::write_zeroes`] | [`WriteZeroes`] | WRITE_ZEROES |
 
 #[cfg(feature = "std")]
 mod file;
@@ -24,6 +13,8 @@ use crate::units::Sectors;
 
 /// What can be read at an offset.
 ///
+/// Its method is not called `read_at`, so that a target made of files can use `std::os::unix::fs::FileExt` beside it.
+///
 /// Every range that a [`Disk`] asks for lies within the disk, and is a whole number of its logical blocks.
 pub trait ReadAt {
     /// Reads what stands at `offset`, in bytes, for as long as `into` has room. What is not filled reads as zeroes.
@@ -31,7 +22,7 @@ pub trait ReadAt {
     /// # Errors
     ///
     /// The client gets the errno where the block layer passes it on ([`Request::fail`]), and none of the data.
-    fn read_at(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno>;
+    fn read_into(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno>;
 }
 
 /// What can be written at an offset.
@@ -40,8 +31,8 @@ pub trait WriteAt: ReadAt {
     ///
     /// # Errors
     ///
-    /// As for [`ReadAt::read_at`]. How much of the range was written then is not said.
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), Errno>;
+    /// As for [`ReadAt::read_into`]. How much of the range was written then is not said.
+    fn write_from(&self, offset: u64, data: &[u8]) -> Result<(), Errno>;
 }
 
 /// What keeps completed writes in a cache that a power cut would empty.
@@ -50,7 +41,7 @@ pub trait Flush: WriteAt {
     ///
     /// # Errors
     ///
-    /// As for [`ReadAt::read_at`]. The client has to take it that the writes are lost.
+    /// As for [`ReadAt::read_into`]. The client has to take it that the writes are lost.
     fn flush(&self) -> Result<(), Errno>;
 }
 
@@ -61,7 +52,7 @@ pub trait Discard: WriteAt {
     ///
     /// # Errors
     ///
-    /// As for [`ReadAt::read_at`].
+    /// As for [`ReadAt::read_into`].
     fn discard(&self, offset: u64, len: u64) -> Result<(), Errno>;
 }
 
@@ -72,19 +63,19 @@ pub trait WriteZeroes: WriteAt {
     ///
     /// # Errors
     ///
-    /// As for [`ReadAt::read_at`].
+    /// As for [`ReadAt::read_into`].
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Result<(), Errno>;
 }
 
 impl<T: ReadAt + ?Sized> ReadAt for &T {
-    fn read_at(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
-        (**self).read_at(offset, into)
+    fn read_into(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
+        (**self).read_into(offset, into)
     }
 }
 
 impl<T: WriteAt + ?Sized> WriteAt for &T {
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        (**self).write_at(offset, data)
+    fn write_from(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        (**self).write_from(offset, data)
     }
 }
 
@@ -107,6 +98,17 @@ impl<T: WriteZeroes + ?Sized> WriteZeroes for &T {
 }
 
 /// A target, and the parameters of the disk that it is.
+///
+/// A target says what it can do by the traits that it has, and a disk what of that is used. The parameters follow: neither can be
+/// forgotten, and the two cannot differ.
+///
+/// | method | wants | the block layer then sends |
+/// |---|---|---|
+/// | [`Disk::read_only`] | [`ReadAt`] | READ |
+/// | [`Disk::without_cache`] | [`WriteAt`] | READ, WRITE |
+/// | [`Disk::with_volatile_cache`] | [`Flush`] | READ, WRITE, FLUSH |
+/// | [`Disk::discard`] | [`Discard`] | DISCARD too |
+/// | [`Disk::write_zeroes`] | [`WriteZeroes`] | WRITE_ZEROES too |
 ///
 /// Which cache the target has is stated when the disk is made. There is no default: a disk that says it has none while a
 /// power cut loses what it completed loses its clients' files.
@@ -134,10 +136,10 @@ impl<T: WriteZeroes + ?Sized> WriteZeroes for &T {
 /// # use ublk::{Disk, Errno, ReadAt, ReadCursor, Sectors, WriteAt};
 /// # struct Null;
 /// # impl ReadAt for Null {
-/// #     fn read_at(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
+/// #     fn read_into(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
 /// # }
 /// # impl WriteAt for Null {
-/// #     fn write_at(&self, _: u64, _: &[u8]) -> Result<(), Errno> { Ok(()) }
+/// #     fn write_from(&self, _: u64, _: &[u8]) -> Result<(), Errno> { Ok(()) }
 /// # }
 /// Disk::with_volatile_cache(Sectors::new(8), Null);
 /// ```
@@ -146,10 +148,10 @@ impl<T: WriteZeroes + ?Sized> WriteZeroes for &T {
 /// # use ublk::{Disk, Errno, ReadAt, ReadCursor, Sectors, WriteAt};
 /// # struct Null;
 /// # impl ReadAt for Null {
-/// #     fn read_at(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
+/// #     fn read_into(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
 /// # }
 /// # impl WriteAt for Null {
-/// #     fn write_at(&self, _: u64, _: &[u8]) -> Result<(), Errno> { Ok(()) }
+/// #     fn write_from(&self, _: u64, _: &[u8]) -> Result<(), Errno> { Ok(()) }
 /// # }
 /// Disk::without_cache(Sectors::new(8), Null);
 /// ```
@@ -160,7 +162,7 @@ impl<T: WriteZeroes + ?Sized> WriteZeroes for &T {
 /// # use ublk::{Disk, Errno, ReadAt, ReadCursor, Sectors};
 /// # struct Zeroes;
 /// # impl ReadAt for Zeroes {
-/// #     fn read_at(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
+/// #     fn read_into(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
 /// # }
 /// Disk::without_cache(Sectors::new(8), Zeroes);
 /// ```
@@ -169,7 +171,7 @@ impl<T: WriteZeroes + ?Sized> WriteZeroes for &T {
 /// # use ublk::{Disk, Errno, ReadAt, ReadCursor, Sectors};
 /// # struct Zeroes;
 /// # impl ReadAt for Zeroes {
-/// #     fn read_at(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
+/// #     fn read_into(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
 /// # }
 /// Disk::read_only(Sectors::new(8), Zeroes);
 /// ```
@@ -180,10 +182,10 @@ impl<T: WriteZeroes + ?Sized> WriteZeroes for &T {
 /// # use ublk::{Disk, Errno, ReadAt, ReadCursor, RequestFlags, Sectors, WriteAt, WriteZeroes};
 /// # struct Null;
 /// # impl ReadAt for Null {
-/// #     fn read_at(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
+/// #     fn read_into(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
 /// # }
 /// # impl WriteAt for Null {
-/// #     fn write_at(&self, _: u64, _: &[u8]) -> Result<(), Errno> { Ok(()) }
+/// #     fn write_from(&self, _: u64, _: &[u8]) -> Result<(), Errno> { Ok(()) }
 /// # }
 /// # impl WriteZeroes for Null {
 /// #     fn write_zeroes(&self, _: u64, _: u64, _: RequestFlags) -> Result<(), Errno> { Ok(()) }
@@ -195,10 +197,10 @@ impl<T: WriteZeroes + ?Sized> WriteZeroes for &T {
 /// # use ublk::{Disk, Errno, ReadAt, ReadCursor, RequestFlags, Sectors, WriteAt, WriteZeroes};
 /// # struct Null;
 /// # impl ReadAt for Null {
-/// #     fn read_at(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
+/// #     fn read_into(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> { Ok(()) }
 /// # }
 /// # impl WriteAt for Null {
-/// #     fn write_at(&self, _: u64, _: &[u8]) -> Result<(), Errno> { Ok(()) }
+/// #     fn write_from(&self, _: u64, _: &[u8]) -> Result<(), Errno> { Ok(()) }
 /// # }
 /// # impl WriteZeroes for Null {
 /// #     fn write_zeroes(&self, _: u64, _: u64, _: RequestFlags) -> Result<(), Errno> { Ok(()) }
@@ -253,7 +255,7 @@ impl<T> Disk<T> {
     where
         T: WriteAt,
     {
-        Disk { write: Some(T::write_at), ..Disk::new(size, target, Cache::None) }
+        Disk { write: Some(T::write_from), ..Disk::new(size, target, Cache::None) }
     }
 
     /// A disk whose completed writes may be lost until a flush has completed, as those of a file are.
@@ -265,7 +267,7 @@ impl<T> Disk<T> {
     where
         T: Flush,
     {
-        Disk { write: Some(T::write_at), flush: Some(T::flush), ..Disk::new(size, target, Cache::Volatile) }
+        Disk { write: Some(T::write_from), flush: Some(T::flush), ..Disk::new(size, target, Cache::Volatile) }
     }
 
     /// Takes discards, of up to `max` each, which the block layer cuts at multiples of `granularity_bytes`.
@@ -348,7 +350,7 @@ impl<T> Disk<T> {
         }
         let absent = Errno::EOPNOTSUPP;
         match request.operation() {
-            Operation::READ => target.read_at(offset, &mut request.cursor()),
+            Operation::READ => target.read_into(offset, &mut request.cursor()),
             Operation::WRITE => self.write.ok_or(absent)?(target, offset, request.data()),
             Operation::FLUSH => self.flush.ok_or(absent)?(target),
             Operation::DISCARD => self.discard.ok_or(absent)?(target, offset, len),
@@ -375,13 +377,13 @@ mod tests {
     struct Null;
 
     impl ReadAt for Null {
-        fn read_at(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> {
+        fn read_into(&self, _: u64, _: &mut ReadCursor<'_>) -> Result<(), Errno> {
             Ok(())
         }
     }
 
     impl WriteAt for Null {
-        fn write_at(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+        fn write_from(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
             Ok(())
         }
     }

@@ -17,13 +17,13 @@
 //! use ublk::{Disk, Errno, NewDevice, ReadAt, ReadCursor, Sectors, Server, WriteAt};
 //! struct Ram(Mutex<Vec<u8>>);
 //! impl ReadAt for Ram {
-//!     fn read_at(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
+//!     fn read_into(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
 //!         into.write(&self.0.lock().unwrap()[offset as usize..]);
 //!         Ok(())
 //!     }
 //! }
 //! impl WriteAt for Ram {
-//!     fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+//!     fn write_from(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
 //!         self.0.lock().unwrap()[offset as usize..][..data.len()].copy_from_slice(data);
 //!         Ok(())
 //!     }

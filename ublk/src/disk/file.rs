@@ -11,15 +11,12 @@ use crate::queue::ReadCursor;
 use crate::units::u64_from;
 
 /// Where the file is shorter than the disk it reads as zeroes.
-///
-/// Code that has `std::os::unix::fs::FileExt` in scope too says which `read_at` of a file it means:
-/// `FileExt::read_at(&file, ...)`; `read_exact_at` and `write_all_at` are the standard library's alone.
 impl ReadAt for File {
-    fn read_at(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
+    fn read_into(&self, offset: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
         let mut rest = into.zeroed();
         let mut at = offset;
         while !rest.is_empty() {
-            match FileExt::read_at(self, rest, at) {
+            match self.read_at(rest, at) {
                 Ok(0) => break,
                 Ok(count) => {
                     rest = rest.get_mut(count..).unwrap_or_default();
@@ -35,7 +32,7 @@ impl ReadAt for File {
 
 /// A file that is shorter than the disk grows.
 impl WriteAt for File {
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    fn write_from(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
         Ok(self.write_all_at(data, offset)?)
     }
 }
