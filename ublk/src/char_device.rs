@@ -5,6 +5,7 @@ use core::ffi::CStr;
 use core::fmt::Write;
 use core::time::Duration;
 
+use crate::deadline::Deadline;
 use crate::errno::Errno;
 use crate::error::{Error, SystemCall};
 use crate::id::DeviceId;
@@ -34,12 +35,12 @@ impl CharDevice {
 
     fn open_after(id: DeviceId, patience: Duration, passing: &[Errno]) -> Result<CharDevice, Error> {
         let path = Path::of(id);
-        let deadline = syscall::monotonic().saturating_add(patience);
+        let deadline = Deadline::after(patience);
         loop {
             match Fd::open(path.as_c_str()) {
                 Ok(fd) => return Ok(CharDevice { fd }),
                 // Nothing tells when udev has made or given the node, or when the driver has let go of the last file.
-                Err(errno) if passing.contains(&errno) && syscall::monotonic() < deadline => {
+                Err(errno) if passing.contains(&errno) && !deadline.is_over() => {
                     syscall::sleep(Duration::from_millis(10));
                 }
                 Err(errno) => return Err(Error::OpenCharDevice { device: id, errno }),
@@ -53,16 +54,19 @@ impl CharDevice {
     }
 }
 
+/// More than 10 letters, at most 10 digits, and a NUL.
+const PATH_BYTES: usize = 24;
+
 /// `/dev/ublkcN` with its NUL, made without memory of its own.
 pub(crate) struct Path {
-    bytes: [u8; 24],
+    bytes: [u8; PATH_BYTES],
     len: usize,
 }
 
 impl Path {
     pub(crate) fn of(id: DeviceId) -> Path {
-        let mut path = Path { bytes: [0; 24], len: 0 };
-        // 10 letters and at most 10 digits: the last bytes stay NUL.
+        let mut path = Path { bytes: [0; PATH_BYTES], len: 0 };
+        // It has room for the longest.
         let _ = write!(path, "/dev/ublkc{id}");
         path
     }
@@ -75,10 +79,9 @@ impl Path {
 impl Write for Path {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
         let end = self.len + text.len();
-        if end >= self.bytes.len() {
-            return Err(core::fmt::Error);
-        }
-        self.bytes[self.len..end].copy_from_slice(text.as_bytes());
+        // The last byte stays NUL.
+        let place = self.bytes.get_mut(self.len..end).filter(|_| end < PATH_BYTES).ok_or(core::fmt::Error)?;
+        place.copy_from_slice(text.as_bytes());
         self.len = end;
         Ok(())
     }

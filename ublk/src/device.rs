@@ -7,6 +7,7 @@ use ublk_sys::UBLK_MAX_NR_QUEUES;
 
 use crate::char_device::CharDevice;
 use crate::control::{Control, Starting, Stopping};
+use crate::deadline::Deadline;
 use crate::device_info::{DeviceInfo, NewDevice, State};
 use crate::errno::Errno;
 use crate::error::Error;
@@ -337,7 +338,7 @@ impl Device {
 
     /// Nothing tells when the last reference to a deleted device went, so it is asked for.
     fn wait_until_free(&mut self) -> Result<DeletedId, Error> {
-        let deadline = syscall::monotonic().saturating_add(FREE_PATIENCE);
+        let deadline = Deadline::after(FREE_PATIENCE);
         loop {
             match self.control.info(self.info.id()) {
                 // A deleted device stays dead, so one that lives has taken the free id.
@@ -345,7 +346,7 @@ impl Device {
                 Ok(_) | Err(Error::Control { .. }) => return Ok(DeletedId::Free),
                 Err(error) => return Err(error),
             }
-            if syscall::monotonic() >= deadline {
+            if deadline.is_over() {
                 return Ok(DeletedId::Held);
             }
             syscall::sleep(Duration::from_millis(5));

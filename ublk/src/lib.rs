@@ -167,6 +167,7 @@ struct Readme;
 
 mod char_device;
 mod control;
+mod deadline;
 mod device;
 mod device_info;
 mod disk;

@@ -290,7 +290,8 @@ pub(crate) fn monotonic() -> Duration {
     let pointer: *mut libc::timespec = &mut now;
     // SAFETY: `pointer` points to one timespec, borrowed for us alone while the kernel writes it.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, pointer) };
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Duration::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0)))
 }
 
 /// `nanosleep(2)`, shorter where a signal arrives.

@@ -18,6 +18,7 @@ use ublk_sys::{UBLK_FEATURES_LEN, ublk_params, ublksrv_ctrl_dev_info};
 
 use crate::control::in_flight::{Starting, Stopping};
 use crate::control::{Control, Header};
+use crate::deadline::Deadline;
 use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
 use crate::error::{Command, Error, SystemCall};
@@ -140,13 +141,13 @@ impl Control {
         if !missing.is_empty() {
             return Err(Error::Unsupported { missing, offered });
         }
-        let deadline = syscall::monotonic().saturating_add(FREEING_PATIENCE);
+        let deadline = Deadline::after(FREEING_PATIENCE);
         loop {
             let header = Header { device: device.asked_id(), ..self.lend(sent)? };
             match self.send(Command::ADD_DEV, header, self.patience) {
                 Ok(_) => break,
                 Err(taken) if !self.is_being_freed(device.asked_id(), taken) => return Err(taken),
-                Err(taken) if syscall::monotonic() >= deadline => return Err(taken),
+                Err(taken) if deadline.is_over() => return Err(taken),
                 // Nothing tells when the id is free. The refusal changed nothing, so it can be asked for again.
                 Err(_) => syscall::sleep(Duration::from_millis(5)),
             }

@@ -4,9 +4,10 @@
 use core::time::Duration;
 
 use crate::control::Control;
+use crate::deadline::Deadline;
 use crate::error::{Command, Error};
 use crate::id::DeviceId;
-use crate::syscall::{self, Fd};
+use crate::syscall::Fd;
 
 /// A control command that was sent, and not answered yet: [`Starting`] or [`Stopping`].
 ///
@@ -20,7 +21,7 @@ pub struct InFlight<'c> {
     device: Option<DeviceId>,
     patience: Duration,
     /// When its answer has been waited for long enough.
-    deadline: Duration,
+    deadline: Deadline,
     /// The driver's answer, once it came.
     answer: Option<Result<(), Error>>,
 }
@@ -41,8 +42,7 @@ impl<'c> InFlight<'c> {
         device: Option<DeviceId>,
         patience: Duration,
     ) -> InFlight<'c> {
-        let deadline = syscall::monotonic().saturating_add(patience);
-        InFlight { control, command, device, patience, deadline, answer: None }
+        InFlight { control, command, device, patience, deadline: Deadline::after(patience), answer: None }
     }
 
     /// Whether it is done. It makes no system call.
@@ -61,7 +61,7 @@ impl<'c> InFlight<'c> {
             self.answer = Some(answer);
             return answer.map(|()| true);
         }
-        if syscall::monotonic() < self.deadline {
+        if !self.deadline.is_over() {
             return Ok(false);
         }
         Err(Error::TimedOut { command, device, waited: self.patience })
@@ -69,7 +69,7 @@ impl<'c> InFlight<'c> {
 
     /// Waits for as long again from now: something shows that there is progress.
     pub fn extend(&mut self) {
-        self.deadline = syscall::monotonic().saturating_add(self.patience);
+        self.deadline = Deadline::after(self.patience);
     }
 
     /// A descriptor that can be polled with others: readable when [`poll`](InFlight::poll) has an answer.
@@ -81,7 +81,7 @@ impl<'c> InFlight<'c> {
     /// How long an answer is still waited for.
     #[must_use]
     pub fn time_left(&self) -> Duration {
-        self.deadline.saturating_sub(syscall::monotonic())
+        self.deadline.time_left()
     }
 
     /// Waits until it is done, which is right where another thread serves the queues.

@@ -84,7 +84,7 @@ impl Geometry {
             .max(array.map_or(0, |offset| usize_from(offset).saturating_add(array_bytes)));
         for (index, &(what, offset, len, align)) in parts.iter().enumerate() {
             let start = usize_from(offset);
-            let misplaced = start % align != 0 || start.checked_add(len).is_none_or(|end| end > ring_bytes);
+            let misplaced = start & (align - 1) != 0 || start.checked_add(len).is_none_or(|end| end > ring_bytes);
             let overlaps = parts[..index].iter().any(|&(_, other, other_len, _)| {
                 let other = usize_from(other);
                 len > 0 && start < other.saturating_add(other_len) && other < start.saturating_add(len)
