@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A disk that keeps nothing: reads give zeroes, and what is written is forgotten.
+//!
+//! ```text
+//! null [--size 256M] [--queues N] [--depth N] [--block-size N] [--id N]
+//! ```
+//!
+//! It prints the path of the block device once that can be used, and serves until SIGINT or SIGTERM. What is left of the
+//! time that a request takes is the kernel's and this crate's.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
+
+use std::process::ExitCode;
+
+use ublk::{Cache, DeviceId, Errno, NewDevice, Operation, Params, Request, Sectors, Server};
+
+const USAGE: &str = "\
+usage: null [--size BYTES[K|M|G|T]] [--queues N] [--depth N] [--block-size BYTES] [--id N]
+
+A disk that keeps nothing: reads give zeroes, and what is written is forgotten.
+Prints the path of the block device once it can be used, and serves until SIGINT
+or SIGTERM.
+
+  --size BYTES        size of the disk (256M)
+  --queues N          hardware queues, a thread for each (1)
+  --depth N           requests that a queue holds at once (128)
+  --block-size BYTES  logical block: 512, 1024, 2048 or 4096 (512)
+  --id N              be /dev/ublkbN (the driver's choice)
+";
+
+fn answer(request: Request<'_>) {
+    match request.operation() {
+        // What is not filled of a READ is zeroes.
+        Operation::READ | Operation::WRITE => request.complete(),
+        _ => request.fail(Errno::EOPNOTSUPP),
+    }
+}
+
+struct Options {
+    size: u64,
+    block_bytes: u32,
+    device: NewDevice,
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+        let mut options = Options { size: 256 << 20, block_bytes: 512, device: NewDevice::new() };
+        while let Some(option) = arguments.next() {
+            if !["--size", "--queues", "--depth", "--block-size", "--id"].contains(&option.as_str()) {
+                return Err(format!("unknown option {option}"));
+            }
+            let value = arguments.next().ok_or_else(|| format!("{option} needs a value"))?;
+            options.set(&option, &value).ok_or_else(|| format!("{option} {value} is not a number that it takes"))?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, option: &str, value: &str) -> Option<()> {
+        let number = parse_bytes(value)?;
+        match option {
+            "--size" => self.size = number,
+            "--queues" => self.device = self.device.queues(number.try_into().ok()?),
+            "--depth" => self.device = self.device.depth(number.try_into().ok()?),
+            "--block-size" => self.block_bytes = number.try_into().ok()?,
+            _ => self.device = self.device.id(DeviceId::new(number.try_into().ok()?)),
+        }
+        Some(())
+    }
+}
+
+/// A number of bytes, with K, M, G or T behind it for powers of 1024.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
+        b'K' => (&text[..text.len() - 1], 10),
+        b'M' => (&text[..text.len() - 1], 20),
+        b'G' => (&text[..text.len() - 1], 30),
+        b'T' => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+fn serve(options: &Options) -> Result<(), String> {
+    let size = Sectors::from_bytes(options.size).ok_or("--size is a multiple of 512")?;
+    // There is nothing to lose, so there is nothing to flush.
+    let params = Params::new(size, Cache::None).block_bytes(options.block_bytes);
+    let stopped = Server::new(options.device, params)
+        .stop_on_signals()
+        .run(answer, |device| println!("/dev/ublkb{}", device.id()))
+        .map_err(|error| error.to_string())?;
+    println!("null: {stopped}");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    if std::env::args().skip(1).any(|argument| argument == "--help" || argument == "-h") {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprint!("null: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match serve(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("null: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
