@@ -8,15 +8,29 @@ use std::time::Instant;
 use crate::failure::{Context, Result};
 use crate::libtest;
 use crate::msrv;
+use crate::sizes;
 use crate::tally::Tally;
 use crate::workspace;
 
 /// Formatting, lints and documents.
 pub(crate) fn form(tally: &mut Tally) -> Result<()> {
-    let checks: [&[&str]; 4] = [
+    let checks: [&[&str]; 6] = [
         &["fmt", "--all", "--check"],
         &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
         &["clippy", "--package", "ublk", "--no-default-features", "--lib", "--quiet", "--", "-D", "warnings"],
+        // Outside of the workspace.
+        &["fmt", "--manifest-path", sizes::NO_STD, "--check"],
+        &[
+            "clippy",
+            "--manifest-path",
+            sizes::NO_STD,
+            "--target-dir",
+            "target/null-no-std",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ],
         &["doc", "--no-deps", "--workspace", "--quiet"],
     ];
     for arguments in checks {

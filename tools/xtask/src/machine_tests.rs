@@ -14,6 +14,7 @@ use crate::kernel::{self, Kernel, Series};
 use crate::libtest;
 use crate::machine::{Ending, Stream, Timeout};
 use crate::packages::{self, Program};
+use crate::sizes;
 use crate::tally::Tally;
 use crate::vm::{Guest, Wanted};
 use crate::workspace;
@@ -43,10 +44,15 @@ type Test = (String, String);
 pub(crate) fn run(quick: bool, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     packages::need(&NEEDS)?;
     let tests = test_programs()?;
-    let examples: Vec<PathBuf> = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?
+    let mut examples: Vec<PathBuf> = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?
         .into_iter()
         .map(|program| program.path)
         .collect();
+    // The static one takes the place of the example `null`. Where they cannot be built, their tests say what is missing.
+    match sizes::build() {
+        Ok(servers) => examples.extend(servers.map(|server| server.path)),
+        Err(failure) => println!("the null servers are not there as static files: {failure}"),
+    }
     let newest = Series::newest_listed();
     let listed: Vec<Series> =
         kernel::RING_ONLY.into_iter().chain(kernel::MUST_PASS).filter(|series| !quick || *series == newest).collect();

@@ -23,8 +23,10 @@ mod machine;
 mod machine_tests;
 mod modules;
 mod msrv;
+mod musl;
 mod packages;
 mod ring_model;
+mod sizes;
 mod tally;
 mod test;
 mod vm;
@@ -43,6 +45,10 @@ cargo xtask test [--quick] [FILTER]
 
 cargo xtask ring-model
     Checks the orderings of the ring's atomics with loom, and that each is needed: weakened in a copy, it has to fail.
+
+cargo xtask sizes
+    Builds the null servers, with and without std, as static files, and prints how large they are. 1 where one is not what
+    the README says.
 
 cargo xtask vm [OPTION]... [-- COMMAND [ARG]...]
     Boots a stock Debian kernel in a virtual machine and runs COMMAND there as root, with this project's release
@@ -68,6 +74,7 @@ fn main() -> ExitCode {
         "demo" => ("xtask demo", demo::Wanted::parse(arguments).and_then(demo::run)),
         "test" => ("xtask test", test::Wanted::parse(arguments).and_then(|wanted| test::run(&wanted))),
         "ring-model" => ("xtask ring-model", ring_model::run()),
+        "sizes" => ("xtask sizes", sizes::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),
         "" | "help" | "--help" | "-h" => {

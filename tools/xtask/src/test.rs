@@ -10,6 +10,7 @@ use crate::headers;
 use crate::machine_tests;
 use crate::packages;
 use crate::ring_model;
+use crate::sizes;
 use crate::tally::Tally;
 
 /// What `cargo xtask test` was asked for.
@@ -47,6 +48,7 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
         println!("tests only, as some are asked for by name");
     } else {
         attempt("form", &mut tally, checks::form);
+        attempt("the null servers as static files", &mut tally, sizes::check);
         if wanted.quick {
             tally.left_out.push("the oldest compiler: --quick".to_owned());
         } else {

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask sizes`: the null servers as static files, how large they are, and what they may not be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::failure::{Context, Failure, Result};
+use crate::musl::{self, TARGET};
+use crate::tally::Tally;
+use crate::workspace;
+
+/// Nothing unwinds in a program with `panic = "abort"`, so the tables go (in `small.ld`), and so does the code that reads
+/// them; a backtrace ends the program where it would begin. The headers of code and data share their pages.
+const UNWINDER: [&str; 12] = [
+    "Backtrace",
+    "FindEnclosingFunction",
+    "GetCFA",
+    "GetDataRelBase",
+    "GetIP",
+    "GetIPInfo",
+    "GetLanguageSpecificData",
+    "GetRegionStart",
+    "GetTextRelBase",
+    "Resume",
+    "SetGR",
+    "SetIP",
+];
+
+/// The manifest of the server without std.
+pub(crate) const NO_STD: &str = "tools/null-no-std/Cargo.toml";
+
+/// What the panic handler of the server without std calls, and nobody defines.
+const REACHABLE: &str = "a_panic_is_reachable";
+
+/// A null server, and what was promised of it.
+#[derive(Debug)]
+pub(crate) struct NullServer {
+    name: &'static str,
+    pub(crate) path: PathBuf,
+    most_bytes: u64,
+    panics: &'static str,
+}
+
+impl NullServer {
+    fn bytes(&self) -> Result<u64> {
+        fs::metadata(&self.path).map(|about| about.len()).context(|| format!("cannot look at {}", self.path.display()))
+    }
+
+    fn keeps_its_promises(&self) -> Result<bool> {
+        Ok(self.bytes()? <= self.most_bytes && is_static(&self.path)?)
+    }
+
+    fn print(&self) -> Result<()> {
+        let kib = |bytes: u64| format!("{}.{}", bytes / 1024, (bytes % 1024) * 10 / 1024);
+        let linked = if is_static(&self.path)? { "static" } else { "NOT STATIC" };
+        println!(
+            "{:12} {:>6} KiB (at most {} KiB), {linked}, {}",
+            self.name,
+            kib(self.bytes()?),
+            self.most_bytes >> 10,
+            self.panics
+        );
+        Ok(())
+    }
+}
+
+/// Builds both servers.
+pub(crate) fn build() -> Result<[NullServer; 2]> {
+    let flags = [rustflags(&UNWINDER)?, rustflags(&[])?];
+    let with_std = ["build", "--package", "ublk", "--example", "null", "--profile", "small", "--target", TARGET];
+    let no_std = ["build", "--manifest-path", NO_STD, "--release", "--target", TARGET];
+    let target = workspace::kept("null-no-std");
+    let target = ["--target-dir", &text(&target)?];
+    Ok([
+        NullServer {
+            name: "null",
+            path: built("null", with_std.iter().chain(&["--config", &flags[0]]).copied())?,
+            most_bytes: 400 << 10,
+            panics: "panic=abort: a panic says where, and ends the process",
+        },
+        NullServer {
+            name: "null-no-std",
+            path: built("null-no-std", no_std.iter().chain(&target).chain(&["--config", &flags[1]]).copied())?,
+            most_bytes: 48 << 10,
+            panics: "panic=abort: no panic can be reached, or it would not link",
+        },
+    ])
+}
+
+/// Builds both servers and prints what became of them.
+pub(crate) fn run() -> Result<u8> {
+    let servers = build()?;
+    for server in &servers {
+        server.print()?;
+    }
+    let mut kept = true;
+    for server in &servers {
+        kept &= server.keeps_its_promises()?;
+    }
+    Ok(u8::from(!kept))
+}
+
+/// The sizes, and that a panic which can be reached does not link, as checks.
+pub(crate) fn check(tally: &mut Tally) -> Result<()> {
+    println!("== the null servers as static files");
+    for server in build()? {
+        server.print()?;
+        tally.count(&format!("{} is static and small", server.name), server.keeps_its_promises()?);
+    }
+    let refused = a_reachable_panic_does_not_link()?;
+    println!("{} a panic that can be reached does not link", if refused { "ok" } else { "FAILED" });
+    tally.count("a panic that can be reached does not link", refused);
+    Ok(())
+}
+
+/// Whether the linker refuses the server without std once it has an index that may be outside of its array.
+fn a_reachable_panic_does_not_link() -> Result<bool> {
+    let output = workspace::cargo()
+        .args(["build", "--manifest-path", NO_STD, "--release", "--target", TARGET, "--features", "panic"])
+        .args(["--target-dir", &text(&workspace::kept("null-no-std"))?, "--config", &rustflags(&[])?])
+        .stdin(Stdio::null())
+        .output()
+        .context(|| "cannot run cargo".to_owned())?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    Ok(!output.status.success() && complaint.contains(&format!("undefined reference to `{REACHABLE}'")))
+}
+
+/// Cargo's setting that makes the target's programs small, and finds its standard library.
+fn rustflags(unused: &[&str]) -> Result<String> {
+    let script = workspace::root().join("tools/xtask/src/small.ld");
+    let mut flags = vec![format!("-Clink-arg=-Wl,-z,noseparate-code,-T,{}", text(&script)?)];
+    flags.extend(unused.iter().map(|name| format!("-Clink-arg=-Wl,--defsym=_Unwind_{name}=abort")));
+    if let Some(sysroot) = musl::sysroot()? {
+        flags.push(format!("--sysroot={}", text(&sysroot)?));
+    }
+    // A list of strings in Rust's notation is one in TOML's.
+    Ok(format!("target.{TARGET}.rustflags={flags:?}"))
+}
+
+fn text(path: &Path) -> Result<String> {
+    path.to_str().map(str::to_owned).ok_or_else(|| Failure::new(format!("{}: its path is no text", path.display())))
+}
+
+fn built<'a>(name: &str, arguments: impl Iterator<Item = &'a str>) -> Result<PathBuf> {
+    let programs = workspace::build(arguments)?;
+    let program = programs.into_iter().find(|program| program.target == name);
+    program.map(|program| program.path).ok_or_else(|| Failure::new(format!("cargo built no {name}")))
+}
+
+/// Whether a program asks for no loader, which is who brings libraries.
+fn is_static(program: &Path) -> Result<bool> {
+    let bytes = fs::read(program).context(|| format!("cannot read {}", program.display()))?;
+    let types = segment_types(&bytes).ok_or_else(|| Failure::new(format!("{} is no ELF file", program.display())))?;
+    Ok(!types.contains(&PT_INTERP))
+}
+
+const PT_INTERP: u32 = 3;
+
+/// The types of a 64-bit little-endian ELF file's segments.
+fn segment_types(file: &[u8]) -> Option<Vec<u32>> {
+    let number = |at: usize, len: usize| {
+        let bytes = file.get(at..at.checked_add(len)?)?;
+        bytes.iter().rev().try_fold(0_usize, |number, byte| Some(number.checked_mul(256)? + usize::from(*byte)))
+    };
+    if file.get(..6)? != b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let (start, entry_bytes, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    (0..count).map(|index| number(start.checked_add(index * entry_bytes)?, 4)?.try_into().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PT_INTERP, segment_types};
+
+    #[test]
+    fn this_dynamic_program_asks_for_a_loader() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let types = segment_types(&own).unwrap();
+        assert_eq!(types.contains(&PT_INTERP), cfg!(not(target_feature = "crt-static")));
+    }
+
+    #[test]
+    fn what_is_cut_off_or_no_elf_file_has_no_segments() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        assert_eq!(segment_types(&own[..100]), None);
+        assert_eq!(segment_types(b"#!/bin/sh\n"), None);
+    }
+}
