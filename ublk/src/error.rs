@@ -113,6 +113,9 @@ pub enum Error {
     /// The queue of the request that was to be answered is gone. The driver answers its client with `EIO`.
     QueueGone,
     /// A thread of the server panicked, in the target or on its behalf.
+    ///
+    /// Only with the feature `std`: without it nobody catches a panic.
+    #[cfg(any(feature = "std", test))]
     Panicked {
         /// The queue that the thread served.
         queue: QueueId,
@@ -409,6 +412,7 @@ impl fmt::Display for Error {
             Error::QueueGone => {
                 f.write_str("the queue of this request is gone; the driver answers its client with EIO")
             }
+            #[cfg(any(feature = "std", test))]
             Error::Panicked { queue, message } => {
                 write!(f, "the thread of queue {queue} panicked")?;
                 if message.as_str().is_empty() { Ok(()) } else { write!(f, ": {message}") }

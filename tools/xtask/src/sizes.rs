@@ -10,22 +10,12 @@ use crate::musl::{self, TARGET};
 use crate::tally::Tally;
 use crate::workspace;
 
-/// Nothing unwinds in a program with `panic = "abort"`, so the tables go (in `small.ld`), and so does the code that reads
-/// them; a backtrace ends the program where it would begin. The headers of code and data share their pages.
-const UNWINDER: [&str; 12] = [
-    "Backtrace",
-    "FindEnclosingFunction",
-    "GetCFA",
-    "GetDataRelBase",
-    "GetIP",
-    "GetIPInfo",
-    "GetLanguageSpecificData",
-    "GetRegionStart",
-    "GetTextRelBase",
-    "Resume",
-    "SetGR",
-    "SetIP",
-];
+/// Nothing unwinds in a program with `panic = "abort"`, so the tables go (`small.ld`), and the headers of code and data
+/// share their pages.
+const SMALL: &str = "-z,noseparate-code";
+
+/// In the example's own words; its function comes before the unwinder's, which is there too.
+const NO_BACKTRACE: [&str; 2] = ["--cfg=no_backtrace", "-Clink-arg=-Wl,-z,muldefs"];
 
 /// The manifest of the server without std.
 pub(crate) const NO_STD: &str = "tools/null-no-std/Cargo.toml";
@@ -67,7 +57,7 @@ impl NullServer {
 
 /// Builds both servers.
 pub(crate) fn build() -> Result<[NullServer; 2]> {
-    let flags = [rustflags(&UNWINDER)?, rustflags(&[])?];
+    let flags = [rustflags(&NO_BACKTRACE)?, rustflags(&[])?];
     let with_std = ["build", "--package", "ublk", "--example", "null", "--profile", "small", "--target", TARGET];
     let no_std = ["build", "--manifest-path", NO_STD, "--release", "--target", TARGET];
     let target = workspace::kept("null-no-std");
@@ -127,10 +117,10 @@ fn a_reachable_panic_does_not_link() -> Result<bool> {
 }
 
 /// Cargo's setting that makes the target's programs small, and finds its standard library.
-fn rustflags(unused: &[&str]) -> Result<String> {
+fn rustflags(more: &[&str]) -> Result<String> {
     let script = workspace::root().join("tools/xtask/src/small.ld");
-    let mut flags = vec![format!("-Clink-arg=-Wl,-z,noseparate-code,-T,{}", text(&script)?)];
-    flags.extend(unused.iter().map(|name| format!("-Clink-arg=-Wl,--defsym=_Unwind_{name}=abort")));
+    let mut flags = vec![format!("-Clink-arg=-Wl,{SMALL},-T,{}", text(&script)?)];
+    flags.extend(more.iter().map(|flag| (*flag).to_owned()));
     if let Some(sysroot) = musl::sysroot()? {
         flags.push(format!("--sysroot={}", text(&sysroot)?));
     }
