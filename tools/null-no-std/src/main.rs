@@ -78,8 +78,8 @@ fn live(device: &mut Device, queue: &Queue, signals: &StopSignals) -> Result<(),
     serve_until_done(queue, device.begin_start()?)?;
     console::say_path(device.info().id());
     while !queue.is_finished() {
-        answer(queue)?;
         let [_, signal] = ublk::poll([queue.ring_fd(), signals.fd()], None)?;
+        answer(queue)?;
         if signal {
             serve_until_done(queue, device.begin_stop()?)?;
             break;
@@ -87,8 +87,8 @@ fn live(device: &mut Device, queue: &Queue, signals: &StopSignals) -> Result<(),
     }
     // Each fetch ends of its own when the device is stopped.
     while !queue.is_finished() {
-        answer(queue)?;
         queue.wait(None)?;
+        answer(queue)?;
     }
     Ok(())
 }
