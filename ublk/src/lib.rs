@@ -137,7 +137,7 @@
 //! Everything but [`ring`] stands at the root. `ring` is the io_uring beneath; it knows nothing of ublk.
 //!
 //! - `std` (default): [`Server`], [`StopHandle`], and the standard library's traits on our types. Without it the crate is
-//!   `no_std`, allocates nothing, and makes no threads.
+//!   `no_std`, allocates nothing, and makes no threads: `tools/null-no-std` is a whole server of that kind.
 //!
 //! # What it does and does not do
 //!
