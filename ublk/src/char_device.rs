@@ -81,7 +81,9 @@ impl Write for Path {
         let end = self.len + text.len();
         // The last byte stays NUL.
         let place = self.bytes.get_mut(self.len..end).filter(|_| end < PATH_BYTES).ok_or(core::fmt::Error)?;
-        place.copy_from_slice(text.as_bytes());
+        for (place, byte) in place.iter_mut().zip(text.bytes()) {
+            *place = byte;
+        }
         self.len = end;
         Ok(())
     }

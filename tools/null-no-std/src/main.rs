@@ -11,6 +11,7 @@
 #![no_main]
 
 mod console;
+mod everything;
 mod small_thread;
 mod stop_signals;
 
@@ -64,7 +65,13 @@ fn run() -> Result<c_int, Error> {
 fn serve(signals: &StopSignals) -> Result<(), Error> {
     let params = Params::new(SIZE, Cache::None);
     let mut device = Device::add(Control::open()?, &NewDevice::new(), &params)?;
-    let queue = device.queue(QueueId::new(0))?.fetch()?;
+    let mut queue = device.queue(QueueId::new(0))?.fetch()?;
+    if cfg!(feature = "everything") {
+        everything::of_queue(&mut queue, core::hint::black_box(&[1; 16]))?;
+        let id = core::hint::black_box(queue.id());
+        let done = everything::of_device(device, id, core::hint::black_box(c"/dev/ublkc0"));
+        return done.map(|_| ()).inspect_err(|error| everything::of_error(*error));
+    }
     let served = live(&mut device, &queue, signals);
     // The device goes last, on every way out.
     drop(queue);

@@ -47,8 +47,8 @@ cargo xtask ring-model
     Checks the orderings of the ring's atomics with loom, and that each is needed: weakened in a copy, it has to fail.
 
 cargo xtask sizes
-    Builds the null servers, with and without std, as static files, prints how large they are, and tries to link a panic
-    into the one without.
+    Builds the null servers, with and without std, as static files, prints how large they are, and shows that the one
+    without can reach no panic.
 
 cargo xtask vm [OPTION]... [-- COMMAND [ARG]...]
     Boots a stock Debian kernel in a virtual machine and runs COMMAND there as root, with this project's release

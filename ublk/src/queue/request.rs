@@ -370,8 +370,9 @@ impl ReadCursor<'_> {
     pub fn write(&mut self, bytes: &[u8]) -> usize {
         let rest = self.rest();
         let count = rest.len().min(bytes.len());
-        let (into, from) = (rest.get_mut(..count).unwrap_or_default(), bytes.get(..count).unwrap_or_default());
-        into.copy_from_slice(from);
+        if let (Some(into), Some(from)) = (rest.get_mut(..count), bytes.get(..count)) {
+            into.copy_from_slice(from);
+        }
         *self.filled += count;
         count
     }

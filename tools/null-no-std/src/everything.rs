@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a null server does not need of `ublk` without `std`, called so that the linker can say whether it may panic. Only with
+//! the feature `everything`; it is not meant to be run.
+
+use core::ffi::CStr;
+use core::fmt::{self, Write};
+use core::time::Duration;
+
+use ublk::{
+    Control, CpuSet, Device, DeviceId, Discard, Disk, Errno, Error, Queue, QueueId, ReadAt, ReadCursor, RequestFlags,
+    Sectors, Tag, WriteAt, WriteZeroes,
+};
+
+/// Calls what a loop of its own calls of a queue.
+pub fn of_queue(queue: &mut Queue, bytes: &[u8]) -> Result<(), Error> {
+    let disk = Disk::without_cache(Sectors::new(8), Memory).discard(512, Sectors::new(8)).write_zeroes(Sectors::new(8));
+    while let Some(mut request) = queue.next_request()? {
+        let sum = usize::from(request.tag().raw()) + request.data().len() + request.data().iter().count();
+        let mut cursor = request.cursor();
+        cursor.write(bytes);
+        cursor.write_zeroes(sum);
+        if cursor.remaining() > sum {
+            cursor.zeroed().fill(1);
+        }
+        if request.flags().is_empty() {
+            disk.answer(request);
+        } else if bytes.len() > 9 {
+            request.detach().complete()?;
+        } else {
+            request.detach().fail(Errno::EIO)?;
+        }
+    }
+    let oldest: Option<(Tag, Duration)> = queue.oldest();
+    let longest = oldest.map(|(_, age)| age);
+    if queue.owned() > 0 || queue.unanswered() > 0 {
+        queue.fail_forgotten()?;
+    }
+    queue.wait(longest).map(|_| ())
+}
+
+/// Calls what another kind of server calls of a device and of the control device.
+pub fn of_device(mut device: Device, queue: QueueId, path: &CStr) -> Result<CpuSet, Error> {
+    let mut control = Control::open()?;
+    let id: DeviceId = device.info().id();
+    let info = control.info_at(id, path)?;
+    let params = control.params(id)?.read_only().rotational();
+    control.set_params(&info, &params)?;
+    control.set_patience(Duration::from_secs(1), Duration::from_secs(2));
+    let cpus = control.queue_affinity(id, queue)?;
+    if cpus.iter().count() > 1 {
+        cpus.pin_thread()?;
+    }
+    device.stopper()?.stop()?;
+    device.start()?;
+    device.stop_while(|| cpus.contains(7))?;
+    device.let_go();
+    control.stop(id)?;
+    control.delete(id)?;
+    Ok(cpus)
+}
+
+/// Calls what prints an error.
+pub fn of_error(error: Error) {
+    let _ = write!(Nowhere, "{error}");
+}
+
+/// Who looks at every byte that is written, and keeps none.
+struct Nowhere;
+
+impl Write for Nowhere {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        core::hint::black_box(text);
+        Ok(())
+    }
+}
+
+/// A disk that does nothing, in the words of `Disk`.
+struct Memory;
+
+impl ReadAt for Memory {
+    fn read_into(&self, _: u64, into: &mut ReadCursor<'_>) -> Result<(), Errno> {
+        into.write(&[7; 16]);
+        Ok(())
+    }
+}
+
+impl WriteAt for Memory {
+    fn write_from(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+impl Discard for Memory {
+    fn discard(&self, _: u64, _: u64) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+impl WriteZeroes for Memory {
+    fn write_zeroes(&self, _: u64, _: u64, _: RequestFlags) -> Result<(), Errno> {
+        Ok(())
+    }
+}
