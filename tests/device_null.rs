@@ -254,6 +254,8 @@ fn options_of_the_server_with_std_are_what_the_block_layer_reports() {
     let info = Control::open().unwrap().info(DeviceId::new(11)).unwrap();
     let queues = fs::read_dir("/sys/block/ublkb11/mq").unwrap().count();
     assert_eq!((queues, info.depth()), (info.queues().into(), 32));
+    // The driver gives no more than there are CPUs.
+    assert_eq!(queues, std::thread::available_parallelism().unwrap().get().min(2));
     null.stop();
 
     let wrong: [&[&str]; 6] =
