@@ -379,6 +379,7 @@ impl PreparedQueue {
                 timed: TagSet::EMPTY,
                 wake: Wakeup::None,
                 bell_polled: false,
+                bell_heard: false,
                 fault: None,
             }),
             unanswered: Cell::new(0),
@@ -434,6 +435,8 @@ struct State {
     wake: Wakeup,
     /// Whether the ring polls the mailbox's bell.
     bell_polled: bool,
+    /// Whether the bell was heard, so that answers of other threads may be staged, and none was submitted since.
+    bell_heard: bool,
     /// What an answer ran into; every `wait` reports it from then on.
     fault: Option<Error>,
 }
@@ -476,6 +479,7 @@ impl Queue {
     /// `io_uring_enter()` with `IORING_ENTER_GETEVENTS`, in which alone the driver delivers requests to this thread.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Wake, Error> {
         let mut state = self.state()?;
+        state.bell_heard = false;
         if !state.detached.is_empty() {
             self.collect(&mut state)?;
         }
@@ -535,19 +539,20 @@ impl Queue {
     ///
     /// Those of [`next_request`](Queue::next_request) and of [`wait`](Queue::wait).
     pub fn poll_request(&self) -> Poll<Option<Result<Request<'_>, Error>>> {
-        for submitted in [false, true] {
+        let mut submitted = false;
+        loop {
             match self.next_request().transpose() {
                 None if self.is_finished() => return Poll::Ready(None),
-                None if submitted => break,
+                // An answer of another thread that was heard of just now is staged, and would be sent with the next one only.
+                None if submitted && !self.state().is_ok_and(|state| state.bell_heard) => return Poll::Pending,
                 // This submits, and delivers what has come.
                 None => match self.wait(Some(Duration::ZERO)) {
-                    Ok(_) => {}
+                    Ok(_) => submitted = true,
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 },
                 request => return Poll::Ready(request),
             }
         }
-        Poll::Pending
     }
 
     /// The request of a tag that `next_delivery` has just returned; `Err` with the name and the value of what in its
@@ -574,7 +579,10 @@ impl Queue {
                     Errno::check(completion.result).map_err(|errno| SystemCall::Poll.failed(errno))?;
                     state.wake = Wakeup::Came;
                 }
-                BELL_USER_DATA => self.rung(&mut state, completion)?,
+                BELL_USER_DATA => {
+                    state.bell_heard = true;
+                    self.rung(&mut state, completion)?;
+                }
                 _ => {
                     let delivered = self.delivery(&mut state, completion)?;
                     if delivered.is_some() {
@@ -714,8 +722,8 @@ impl Queue {
     }
 
     /// The ring's descriptor, to be polled with others: readable when [`next_request`](Queue::next_request) may have
-    /// something. What was answered since the last [`wait`](Queue::wait) has to be submitted first, by a `wait` with a
-    /// timeout of zero.
+    /// something. Every answer has to be submitted first, and those of other threads may come at any time: when
+    /// [`poll_request`](Queue::poll_request) is pending, they are.
     ///
     /// Use it for nothing but polling: it is lent as long as the queue lives.
     #[must_use]
