@@ -477,6 +477,39 @@ fn a_server_waits_for_what_is_answered_from_elsewhere_within_its_patience() {
     assert!((0..64).all(|number| bytes[usize::try_from(number).unwrap() * BLOCK..][..BLOCK] == *block(number)));
 }
 
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_server_that_stops_waits_for_a_slow_thread_for_as_long_as_it_answers() {
+    // The write-back is delivered all at once, and takes longer than the patience; each answer takes less.
+    let (send, receive): (Sender<DetachedRequest>, Receiver<DetachedRequest>) = mpsc::channel();
+    let handle = StopHandle::new().unwrap();
+    thread::scope(|scope| {
+        let answers = scope.spawn(move || {
+            let mut writes = 0;
+            while let Ok(request) = receive.recv() {
+                if request.operation() == Operation::WRITE {
+                    writes += 1;
+                    thread::sleep(Duration::from_millis(400));
+                }
+                request.complete().unwrap();
+            }
+            writes
+        });
+        let device = quiet_device(32).max_io_bytes(64 << 10);
+        let server = Server::new(device, params()).stop_on(&handle).stop_patience(Duration::from_secs(2));
+        let stopped = server.run(
+            move |request| send.send(request.detach()).unwrap(),
+            |info| {
+                let disk = OpenOptions::new().write(true).open(format!("/dev/ublkb{}", info.id())).unwrap();
+                disk.write_all_at(&vec![1; 1 << 20], 0).unwrap();
+                handle.stop();
+            },
+        );
+        assert_eq!(stopped, Ok(Stopped::Handle));
+        assert_eq!(answers.join().unwrap(), 16);
+    });
+}
+
 // What a device and a server say and do.
 
 #[test]

@@ -48,6 +48,11 @@ impl CharDevice {
         }
     }
 
+    /// Of which device it is, whatever the name led to: major and minor; `None` where it is no character device.
+    pub(crate) fn numbers(&self) -> Option<(u32, u32)> {
+        syscall::char_device_numbers(&self.fd)
+    }
+
     /// Another descriptor of the same open file, for a queue or another process.
     pub(crate) fn duplicate(&self) -> Result<Fd, Error> {
         self.fd.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))

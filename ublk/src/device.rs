@@ -77,6 +77,7 @@ impl Device {
     /// - [`Error::Invalid`]: the numbers or the parameters are outside of what the driver takes; nothing was sent.
     /// - those of [`Control::add`] and [`Control::set_params`];
     /// - [`Error::OpenCharDevice`]: `EACCES`, the node was given to somebody else; `EBUSY`, somebody else has it open;
+    /// - [`Error::WrongNode`]: `/dev/ublkcN` leads to another device;
     /// - [`Error::Replaced`]: somebody else deleted the device meanwhile, and added another of the same id.
     ///
     /// # Kernel
@@ -91,6 +92,11 @@ impl Device {
         // The open file pins the id: what is true of it now stays true. Before, it could have become another device's: its
         // parameters would be overwritten, and the buffers made for the wrong size.
         let opened = device.control.info(info.id())?;
+        // Nor is the name believed, which may have led to the node of a device with larger requests.
+        let numbers = device.control.params(info.id())?.as_raw().devt;
+        if char_device.numbers() != Some((numbers.char_major, numbers.char_minor)) {
+            return Err(Error::WrongNode { device: info.id() });
+        }
         if !opened.is_same_device(&info) {
             device.phase = Phase::Deleted;
             return Err(Error::Replaced { device: info.id() });
@@ -369,7 +375,8 @@ impl Stopper {
     ///
     /// # Errors
     ///
-    /// Those of [`Control::stop`]; [`Error::Replaced`] where the id has become another device's, which is left alone.
+    /// Those of [`Control::stop`]; [`Error::Replaced`] where the id has become another device's, which is left alone. A moment
+    /// lies between the look and the command: do not keep one beyond the device.
     pub fn stop(&mut self) -> Result<(), Error> {
         self.begin_stop()?.wait()
     }

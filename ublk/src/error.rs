@@ -69,6 +69,11 @@ pub enum Error {
         /// The id.
         device: DeviceId,
     },
+    /// `/dev/ublkcN` is not the node of the device: another's, or no character device. The device was deleted again.
+    WrongNode {
+        /// The device.
+        device: DeviceId,
+    },
     /// A value given to this crate is outside of what the kernel takes. Nothing was sent.
     Invalid {
         /// Which value, and its rule.
@@ -389,6 +394,12 @@ impl fmt::Display for Error {
             }
             Error::Replaced { device } => {
                 write!(f, "device {device} was deleted by somebody else, and another has its id")
+            }
+            Error::WrongNode { device } => {
+                write!(
+                    f,
+                    "/dev/ublkc{device} is not the node of device {device}; see what made it, or whose /dev this is"
+                )
             }
             Error::Invalid { what } => f.write_str(what),
             Error::Implausible { what, value } => {

@@ -183,7 +183,6 @@ mod queue;
 pub mod ring;
 #[cfg(feature = "std")]
 mod server;
-#[cfg(feature = "std")]
 mod signals;
 mod syscall;
 mod units;
@@ -198,11 +197,10 @@ pub use features::Features;
 pub use id::{DeviceId, QueueId, Tag};
 pub use params::{Attributes, Cache, Params};
 pub use poll::poll;
-pub use queue::{DetachedRequest, Operation, PreparedQueue, Queue, ReadCursor, Request, RequestFlags};
+pub use queue::{Answered, DetachedRequest, Operation, PreparedQueue, Queue, ReadCursor, Request, RequestFlags};
 pub use ring::Wake;
 #[cfg(feature = "std")]
 pub use server::{Server, StopHandle, Stopped};
-#[cfg(feature = "std")]
 pub use signals::Signals;
 pub use syscall::Fd;
 pub use units::{SECTOR_BYTES, Sectors};

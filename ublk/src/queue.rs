@@ -306,7 +306,9 @@ impl PreparedQueue {
     /// device. A device whose queues are fetched by a process without `CAP_SYS_ADMIN` is not scanned for partitions.
     ///
     /// Nothing that `info` says is relied on for memory safety, as anybody may have written it. So each buffer takes 4 GiB of
-    /// address space, which is as large as a request of any device can be, and of memory what is used.
+    /// address space, which is as large as a request of any device can be, and of memory what is used; after
+    /// `mlockall(MCL_FUTURE)` it would take all of it. The depth, the features and the size of the I/O descriptors are believed
+    /// for the data: with wrong ones the server may answer with the wrong bytes.
     ///
     /// # Errors
     ///
@@ -377,9 +379,10 @@ impl PreparedQueue {
                 owned: TagSet::EMPTY,
                 detached: TagSet::EMPTY,
                 timed: TagSet::EMPTY,
+                reads: TagSet::EMPTY,
+                answered: Answered::default(),
                 wake: Wakeup::None,
                 bell_polled: false,
-                bell_heard: false,
                 fault: None,
             }),
             unanswered: Cell::new(0),
@@ -432,13 +435,23 @@ struct State {
     detached: TagSet,
     /// The tags in `owned` whose requests have been held through a wait, so that it was noted when.
     timed: TagSet,
+    /// The tags in `owned` whose requests are READs.
+    reads: TagSet,
+    answered: Answered,
     wake: Wakeup,
     /// Whether the ring polls the mailbox's bell.
     bell_polled: bool,
-    /// Whether the bell was heard, so that answers of other threads may be staged, and none was submitted since.
-    bell_heard: bool,
     /// What an answer ran into; every `wait` reports it from then on.
     fault: Option<Error>,
+}
+
+/// How many requests were answered, whatever the answer was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// READs.
+    pub reads: u64,
+    /// All others: WRITE, FLUSH, DISCARD, WRITE_ZEROES.
+    pub others: u64,
 }
 
 /// The poll of [`Queue::wake_on`].
@@ -479,7 +492,6 @@ impl Queue {
     /// `io_uring_enter()` with `IORING_ENTER_GETEVENTS`, in which alone the driver delivers requests to this thread.
     pub fn wait(&self, timeout: Option<Duration>) -> Result<Wake, Error> {
         let mut state = self.state()?;
-        state.bell_heard = false;
         if !state.detached.is_empty() {
             self.collect(&mut state)?;
         }
@@ -539,15 +551,13 @@ impl Queue {
     ///
     /// Those of [`next_request`](Queue::next_request) and of [`wait`](Queue::wait).
     pub fn poll_request(&self) -> Poll<Option<Result<Request<'_>, Error>>> {
-        let mut submitted = false;
         loop {
             match self.next_request().transpose() {
                 None if self.is_finished() => return Poll::Ready(None),
-                // An answer of another thread that was heard of just now is staged, and would be sent with the next one only.
-                None if submitted && !self.state().is_ok_and(|state| state.bell_heard) => return Poll::Pending,
-                // This submits, and delivers what has come.
+                // The wait comes last: `next_request` itself stages answers that have come from other threads.
                 None => match self.wait(Some(Duration::ZERO)) {
-                    Ok(_) => submitted = true,
+                    Ok(Wake::Completions) => {}
+                    Ok(_) => return Poll::Pending,
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 },
                 request => return Poll::Ready(request),
@@ -563,9 +573,12 @@ impl Queue {
         let work = Work::read(&descriptor, self.memory.buffer_len())?;
         let len = if work.has_data() { usize::try_from(work.len_bytes()).map_err(|_| outside)? } else { 0 };
         // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in flight (Q1),
-        // and none is staged before the token of this request is answered, which consumes it and with it this TagBuffer. No
-        // other TagBuffer of the tag lives (Q2). The token borrows this queue, or has a Memory of its own.
+        // and none is staged before the token of this request is answered, which consumes it: this TagBuffer is not used any
+        // more then. Nor is any other of the tag (Q2). The token borrows this queue, or has a Memory of its own.
         let buffer = unsafe { self.memory.lend(tag, len) }.ok_or(outside)?;
+        if work.operation == Operation::READ {
+            self.state().map(|mut state| state.reads.insert(tag)).map_err(|_| outside)?;
+        }
         Ok(Request::new(Held { tag, work, buffer, filled: 0 }, self))
     }
 
@@ -579,10 +592,7 @@ impl Queue {
                     Errno::check(completion.result).map_err(|errno| SystemCall::Poll.failed(errno))?;
                     state.wake = Wakeup::Came;
                 }
-                BELL_USER_DATA => {
-                    state.bell_heard = true;
-                    self.rung(&mut state, completion)?;
-                }
+                BELL_USER_DATA => self.rung(&mut state, completion)?,
                 _ => {
                     let delivered = self.delivery(&mut state, completion)?;
                     if delivered.is_some() {
@@ -618,13 +628,14 @@ impl Queue {
 
     /// An answer came from another thread.
     fn rung(&self, state: &mut State, completion: Completion) -> Result<(), Error> {
+        self.collect(state)?;
         if completion.flags & IORING_CQE_F_MORE == 0 {
-            // The kernel has ended the poll, for want of room for its completions.
+            // The kernel has ended the poll, for want of room for its completions. A new one is told of what came meanwhile.
             state.bell_polled = false;
             Errno::check(completion.result).map_err(|errno| SystemCall::Poll.failed(errno))?;
             self.poll_bell(state)?;
         }
-        self.collect(state)
+        Ok(())
     }
 
     fn poll_bell(&self, state: &mut State) -> Result<(), Error> {
@@ -680,8 +691,8 @@ impl Queue {
         Some((tag, syscall::monotonic().saturating_sub(since)))
     }
 
-    /// Whether nothing is left to be served: every fetch ended because the device was stopped, and every request was
-    /// answered.
+    /// Whether nothing is left to be served: every fetch has ended, because the device was stopped or the driver refused it
+    /// ([`Error::Io`]), and every request was answered.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.state().is_ok_and(|state| state.in_flight.is_empty() && state.owned.is_empty())
@@ -691,6 +702,12 @@ impl Queue {
     #[must_use]
     pub fn owned(&self) -> usize {
         self.state().map_or(0, |state| state.owned.len())
+    }
+
+    /// Requests that were answered so far, those that were dropped or forgotten included: what shows that a target gets on.
+    #[must_use]
+    pub fn answered(&self) -> Answered {
+        self.state().map_or_else(|_| Answered::default(), |state| state.answered)
     }
 
     /// Requests that were dropped without an answer, and so failed with `EIO`.
@@ -722,8 +739,9 @@ impl Queue {
     }
 
     /// The ring's descriptor, to be polled with others: readable when [`next_request`](Queue::next_request) may have
-    /// something. Every answer has to be submitted first, and those of other threads may come at any time: when
-    /// [`poll_request`](Queue::poll_request) is pending, they are.
+    /// something. Every answer has to be submitted first, which is so when [`poll_request`](Queue::poll_request) is pending, or
+    /// [`wait`](Queue::wait) with a time-out of zero has brought nothing. `next_request` is not to come in between: it stages
+    /// answers of other threads.
     ///
     /// Use it for nothing but polling: it is lent as long as the queue lives.
     #[must_use]
@@ -791,9 +809,9 @@ impl Queue {
         let mut sent = ublksrv_io_cmd::default();
         (sent.q_id, sent.tag, sent.result, sent.addr) = (self.id.raw(), tag.raw(), result, address);
         // SAFETY: the driver uses the tag's buffer because of this command. The tag is in `in_flight` from here on, so by
-        // Q1 the buffer stays mapped until the completion was taken; no TagBuffer of it lives: `commit` is called by the request
-        // that is being consumed, `commit_letter` when the detached one has been, `fetch` before there is any, and
-        // `fail_forgotten` for a tag that is not detached when no Request can live (Q2). A buffer is as long as the device's
+        // Q1 the buffer stays mapped until the completion was taken. No TagBuffer of it is used any more: `commit` is called by
+        // the request that is being consumed, `commit_letter` when the detached one has been answered, `fetch` before there is
+        // any, and `fail_forgotten` for a tag that is not detached when no Request can live (Q2). A buffer is as long as the device's
         // largest request (`new`), or as any device's (`adopt`). The char device is open as long as `self`.
         let op = unsafe { Op::uring_cmd(&self.char_device, command.raw(), words(&sent)) };
         let commit_bit = if command == Command::COMMIT_AND_FETCH_REQ { COMMIT_BIT } else { 0 };
@@ -807,6 +825,8 @@ impl State {
         self.owned.remove(tag);
         self.detached.remove(tag);
         self.timed.remove(tag);
+        let count = if self.reads.remove(tag) { &mut self.answered.reads } else { &mut self.answered.others };
+        *count = count.wrapping_add(1);
     }
 }
 

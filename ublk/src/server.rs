@@ -172,11 +172,11 @@ impl Server {
             return Err(Error::Invalid { what: "a server's device ends with it: recovery is not offered yet" });
         }
         let signals = if self.on_signals { Some(Signals::block()?) } else { None };
-        let wakeups = Wakeups { news: Event::new()?, handle: self.handle, signals };
+        let wakeups = Wakeups { handle: self.handle, signals };
         let shared = Shared {
             target,
             panicked: AtomicBool::new(false),
-            wakeups,
+            news: Event::new()?,
             abandon: Event::new()?,
             starting: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -193,7 +193,7 @@ impl Server {
 
         let (report, reports) = mpsc::channel();
         let served = thread::scope(|scope| {
-            let mut session = Session::new(&mut device, &shared, &reports);
+            let mut session = Session::new(&mut device, &shared, &wakeups, &reports);
             for daemon in daemons {
                 let name = format!("ublk{}q{}", session.device().id(), daemon.queue.id());
                 let (report, shared) = (report.clone(), &shared);

@@ -1,45 +1,45 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! SIGINT and SIGTERM as something to wait for.
 
+use core::cell::Cell;
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicBool, Ordering};
-use std::sync::MutexGuard;
 
 use crate::error::{Error, SystemCall};
-use crate::syscall::{self, Fd, SignalMask};
+use crate::syscall::{self, Fd};
 
 /// SIGINT and SIGTERM, blocked in this thread and taken from a descriptor instead (`signalfd(2)`).
 ///
 /// Threads that are made after [`block`](Signals::block) inherit it; one that was made before still has its own mask, and a
-/// signal that it gets takes its course. Dropping it lets them through again.
+/// signal that it gets takes its course. Dropping it lets those through again that it has blocked. Of several in one thread the
+/// first is the one that blocks: it is to be dropped last.
 ///
-/// The thread that blocked them lets them through again; others may look:
+/// It stays in the thread whose mask it has changed:
 ///
 /// ```compile_fail,E0277
 /// fn look(signals: ublk::Signals) {
 ///     let signals = signals;
-///     std::thread::scope(|scope| drop(scope.spawn(move || signals.take())));
+///     std::thread::scope(|scope| drop(scope.spawn(move || signals)));
 /// }
 /// ```
 ///
 /// ```no_run
 /// fn look(signals: ublk::Signals) {
-///     let signals = &signals;
-///     std::thread::scope(|scope| drop(scope.spawn(move || signals.take())));
+///     let signals = signals.fd().raw();
+///     std::thread::scope(|scope| drop(scope.spawn(move || signals)));
 /// }
 /// ```
 #[derive(Debug)]
 pub struct Signals {
     fd: Fd,
-    before: SignalMask,
+    /// Which of the two this has blocked.
+    blocked: [bool; 2],
     /// Whether one was taken.
-    heard: AtomicBool,
-    /// What is blocked is blocked in one thread, so that this is dropped there: shared, and not sent, as such a guard is.
-    thread: PhantomData<MutexGuard<'static, ()>>,
+    heard: Cell<bool>,
+    /// What is blocked is blocked in one thread.
+    thread: PhantomData<*const ()>,
 }
 
-static_assertions::assert_impl_all!(Signals: Sync);
-static_assertions::assert_not_impl_any!(Signals: Send);
+static_assertions::assert_not_impl_any!(Signals: Send, Sync);
 
 impl Signals {
     /// Blocks both in the calling thread, and opens a descriptor for them.
@@ -48,11 +48,11 @@ impl Signals {
     ///
     /// [`Error::System`] with [`SystemCall::Signalfd`]: the process has no descriptor left.
     pub fn block() -> Result<Signals, Error> {
-        let before = syscall::block_stop_signals().map_err(|errno| SystemCall::Sigmask.failed(errno))?;
+        let blocked = syscall::block_stop_signals().map_err(|errno| SystemCall::Sigmask.failed(errno))?;
         match syscall::stop_signalfd() {
-            Ok(fd) => Ok(Signals { fd, before, heard: AtomicBool::new(false), thread: PhantomData }),
+            Ok(fd) => Ok(Signals { fd, blocked, heard: Cell::new(false), thread: PhantomData }),
             Err(errno) => {
-                let _ = syscall::restore_signals(&before);
+                syscall::unblock_stop_signals(blocked);
                 Err(SystemCall::Signalfd.failed(errno))
             }
         }
@@ -60,14 +60,14 @@ impl Signals {
 
     /// A descriptor to be polled: readable when a signal has come.
     #[must_use]
-    pub fn fd(&self) -> &Fd {
+    pub const fn fd(&self) -> &Fd {
         &self.fd
     }
 
     /// Takes a signal that has come, if one has: 2 is SIGINT, 15 is SIGTERM. It waits for nothing.
     pub fn take(&self) -> Option<i32> {
         let signal = syscall::read_signal(&self.fd).ok()?;
-        self.heard.store(true, Ordering::Relaxed);
+        self.heard.set(true);
         Some(signal)
     }
 }
@@ -76,9 +76,35 @@ impl Drop for Signals {
     fn drop(&mut self) {
         // A signal that came twice would end the process the moment it is let through, though its wish was granted. One that
         // came too late to be heard takes its course.
-        if self.heard.load(Ordering::Relaxed) {
+        if self.heard.get() {
             while self.take().is_some() {}
         }
-        let _ = syscall::restore_signals(&self.before);
+        syscall::unblock_stop_signals(self.blocked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Signals;
+    use std::borrow::ToOwned;
+    use std::string::String;
+
+    /// What this thread, which runs one test, has blocked.
+    fn blocked() -> String {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap().to_owned()
+    }
+
+    #[test]
+    fn what_was_blocked_is_let_through_when_every_guard_is_gone_in_whichever_order() {
+        let before = blocked();
+        let (first, second) = (Signals::block().unwrap(), Signals::block().unwrap());
+        assert_ne!(blocked(), before);
+        drop(second);
+        assert_ne!(blocked(), before);
+        let third = Signals::block().unwrap();
+        drop(first);
+        drop(third);
+        assert_eq!(blocked(), before);
     }
 }

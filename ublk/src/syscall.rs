@@ -277,6 +277,19 @@ pub(crate) fn page_bytes() -> usize {
     usize::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
 }
 
+/// `fstat(2)`: the numbers, major and minor, of the character device that is open; `None` for any other file.
+pub(crate) fn char_device_numbers(file: &Fd) -> Option<(u32, u32)> {
+    let mut stat = core::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: `stat` is one stat, borrowed for us alone while the kernel writes it.
+    let returned = unsafe { libc::fstat(file.0, stat.as_mut_ptr()) };
+    if returned < 0 {
+        return None;
+    }
+    // SAFETY: fstat has initialised it.
+    let stat = unsafe { stat.assume_init() };
+    (stat.st_mode & libc::S_IFMT == libc::S_IFCHR).then(|| (libc::major(stat.st_rdev), libc::minor(stat.st_rdev)))
+}
+
 /// `getpid(2)`.
 pub(crate) fn process_id() -> u32 {
     // SAFETY: getpid always succeeds and touches no memory of ours.
@@ -358,62 +371,59 @@ const fn nfds<const N: usize>() -> libc::nfds_t {
     N as libc::nfds_t
 }
 
-/// The signals that a thread had blocked.
-#[cfg(feature = "std")]
-pub(crate) struct SignalMask(libc::sigset_t);
+/// The signals that ask a program to end.
+const STOP_SIGNALS: [c_int; 2] = [libc::SIGINT, libc::SIGTERM];
 
-#[cfg(feature = "std")]
-impl fmt::Debug for SignalMask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignalMask").finish_non_exhaustive()
-    }
-}
-
-/// SIGINT and SIGTERM.
-#[cfg(feature = "std")]
-fn stop_signals() -> libc::sigset_t {
+/// A set of those of [`STOP_SIGNALS`] that are true in `wanted`.
+fn stop_signals(wanted: [bool; 2]) -> libc::sigset_t {
     let mut set = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `set` is one sigset_t, borrowed for us alone; sigemptyset initialises the whole of it.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: sigemptyset has initialised it.
     let mut set = unsafe { set.assume_init() };
-    let pointer: *mut libc::sigset_t = &mut set;
-    // SAFETY: `pointer` points to an initialised set, borrowed for us alone.
-    unsafe { libc::sigaddset(pointer, libc::SIGINT) };
-    // SAFETY: as above.
-    unsafe { libc::sigaddset(pointer, libc::SIGTERM) };
+    for (signal, wanted) in STOP_SIGNALS.into_iter().zip(wanted) {
+        if wanted {
+            let pointer: *mut libc::sigset_t = &mut set;
+            // SAFETY: `pointer` points to an initialised set, borrowed for us alone.
+            unsafe { libc::sigaddset(pointer, signal) };
+        }
+    }
     set
 }
 
-/// `pthread_sigmask(3)`: blocks SIGINT and SIGTERM in this thread, and returns what was blocked before.
-#[cfg(feature = "std")]
-pub(crate) fn block_stop_signals() -> Result<SignalMask, Errno> {
-    let set = stop_signals();
-    let mut before = stop_signals();
+/// `pthread_sigmask(3)`: blocks SIGINT and SIGTERM in this thread; which of them were not blocked before.
+pub(crate) fn block_stop_signals() -> Result<[bool; 2], Errno> {
+    let set = stop_signals([true, true]);
+    let mut before = stop_signals([false, false]);
     let pointer: *mut libc::sigset_t = &mut before;
     // SAFETY: both point to initialised sets that live through the call; `before` is borrowed for us alone.
     let errno = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, pointer) };
-    if errno == 0 { Ok(SignalMask(before)) } else { Err(Errno::from_raw(errno)) }
+    if errno != 0 {
+        return Err(Errno::from_raw(errno));
+    }
+    Ok(STOP_SIGNALS.map(|signal| {
+        // SAFETY: the set is initialised and lives through the call, which only reads it.
+        let was_blocked = unsafe { libc::sigismember(&before, signal) };
+        was_blocked == 0
+    }))
 }
 
-/// `pthread_sigmask(3)`: blocks what was blocked before.
-#[cfg(feature = "std")]
-pub(crate) fn restore_signals(before: &SignalMask) -> Result<(), Errno> {
-    // SAFETY: the set is initialised and lives through the call; the old mask is not asked for.
-    let errno = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before.0, ptr::null_mut()) };
-    if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno)) }
+/// `pthread_sigmask(3)`: lets those of SIGINT and SIGTERM through that are true in `wanted`.
+pub(crate) fn unblock_stop_signals(wanted: [bool; 2]) {
+    let set = stop_signals(wanted);
+    // SAFETY: the set is initialised and lives through the call; the old mask is not asked for. It fails only for a wrong
+    // first argument.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut()) };
 }
 
 /// `signalfd(2)` for SIGINT and SIGTERM, not blocking.
-#[cfg(feature = "std")]
 pub(crate) fn stop_signalfd() -> Result<Fd, Errno> {
-    let set = stop_signals();
+    let set = stop_signals([true, true]);
     // SAFETY: the set is initialised and lives through the call, which only reads it.
     owned(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })
 }
 
 /// `read(2)` of a signalfd: the number of a signal that came.
-#[cfg(feature = "std")]
 pub(crate) fn read_signal(signals: &Fd) -> Result<i32, Errno> {
     let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
     // SAFETY: `info` has all its bytes, borrowed for us alone while the kernel writes them.

@@ -13,16 +13,14 @@
 mod console;
 mod everything;
 mod small_thread;
-mod stop_signals;
 
 use core::ffi::{c_char, c_int};
 use core::time::Duration;
 
 use ublk::{
-    Cache, Control, Device, Errno, Error, InFlight, NewDevice, Operation, Params, Queue, QueueId, Sectors, SystemCall,
+    Cache, Control, Device, Errno, Error, InFlight, NewDevice, Operation, Params, Queue, QueueId, Sectors, Signals,
+    SystemCall,
 };
-
-use stop_signals::StopSignals;
 
 /// Bytes of stack for all that happens from the first command to the last.
 const STACK_BYTES: usize = 16 << 10;
@@ -57,12 +55,13 @@ extern "C" fn main(arguments: c_int, _: *const *const c_char) -> c_int {
 /// The program; its exit status.
 fn run() -> Result<c_int, Error> {
     // Before there is a second thread, which so has them blocked too.
-    let signals = StopSignals::block()?;
-    let server = || serve(&signals).map_or_else(console::complain, |()| 0);
+    let signals = Signals::block()?;
+    let stop = signals.fd().raw();
+    let server = || serve(stop).map_or_else(console::complain, |()| 0);
     small_thread::run(STACK_BYTES, server).map_err(|errno| Error::System { call: SystemCall::Thread, errno })
 }
 
-fn serve(signals: &StopSignals) -> Result<(), Error> {
+fn serve(stop: i32) -> Result<(), Error> {
     let params = Params::new(SIZE, Cache::None);
     let mut device = Device::add(Control::open()?, &NewDevice::new(), &params)?;
     let mut queue = device.queue(QueueId::new(0))?.fetch()?;
@@ -72,7 +71,7 @@ fn serve(signals: &StopSignals) -> Result<(), Error> {
         let done = everything::of_device(device, id, core::hint::black_box(c"/dev/ublkc0"));
         return done.map(|_| ()).inspect_err(|error| everything::of_error(*error));
     }
-    let served = live(&mut device, &queue, signals);
+    let served = live(&mut device, &queue, stop);
     // The device goes last, on every way out.
     drop(queue);
     let deleted = device.delete();
@@ -80,12 +79,12 @@ fn serve(signals: &StopSignals) -> Result<(), Error> {
     deleted.map(|_| ())
 }
 
-/// From the start of the device to its stop.
-fn live(device: &mut Device, queue: &Queue, signals: &StopSignals) -> Result<(), Error> {
+/// From the start of the device to its stop, which comes when `stop` can be read.
+fn live(device: &mut Device, queue: &Queue, stop: i32) -> Result<(), Error> {
     serve_until_done(queue, device.begin_start()?)?;
     console::say_path(device.info().id());
     while !queue.is_finished() {
-        let [_, signal] = ublk::poll([queue.ring_fd(), signals.fd()], None)?;
+        let [_, signal] = ublk::poll([queue.ring_fd(), stop], None)?;
         answer(queue)?;
         if signal {
             serve_until_done(queue, device.begin_stop()?)?;

@@ -14,6 +14,9 @@ use crate::workspace;
 /// share their pages.
 const SMALL: &str = "-z,noseparate-code";
 
+/// What is read-only after relocation would start at a page of its own: up to 4 KiB of nothing in the file.
+const NO_RELRO: &str = "-Crelro-level=off";
+
 /// In the example's own words; its function comes before the unwinder's, which is there too.
 const NO_BACKTRACE: [&str; 2] = ["--cfg=no_backtrace", "-Clink-arg=-Wl,-z,muldefs"];
 
@@ -122,7 +125,7 @@ fn complaint_about(feature: &str) -> Result<Option<String>> {
 /// Cargo's setting that makes the target's programs small, and finds its standard library.
 fn rustflags(more: &[&str]) -> Result<String> {
     let script = workspace::root().join("tools/xtask/src/small.ld");
-    let mut flags = vec![format!("-Clink-arg=-Wl,{SMALL},-T,{}", text(&script)?)];
+    let mut flags = vec![format!("-Clink-arg=-Wl,{SMALL},-T,{}", text(&script)?), NO_RELRO.to_owned()];
     flags.extend(more.iter().map(|flag| (*flag).to_owned()));
     if let Some(sysroot) = musl::sysroot()? {
         flags.push(format!("--sysroot={}", text(&sysroot)?));

@@ -135,7 +135,10 @@ impl Control {
     ///
     /// Since Linux 6.0. `UBLK_U_CMD_ADD_DEV`, `ublk_ctrl_add_dev()`.
     pub fn add(&mut self, device: &NewDevice) -> Result<DeviceInfo, Error> {
-        let sent = device.checked()?;
+        let mut sent = device.checked()?;
+        // The driver keeps these bits for the server and gives them back: they tell this device from any other of its shape.
+        let now = u64::try_from(syscall::monotonic().as_nanos()).unwrap_or(u64::MAX);
+        sent.ublksrv_flags = now ^ u64::from(syscall::process_id()).rotate_right(22);
         let offered = self.features()?;
         let missing = device.asked_features().without(offered);
         if !missing.is_empty() {

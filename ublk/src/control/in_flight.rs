@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A control command between its submission and its answer.
 
+use core::marker::PhantomData;
 use core::time::Duration;
 
 use crate::control::Control;
@@ -24,10 +25,11 @@ pub struct InFlight<'c> {
     deadline: Deadline,
     /// The driver's answer, once it came.
     answer: Option<Result<(), Error>>,
+    /// Linux works on the command on behalf of this thread, and ends it, or keeps the thread from ending, when that ends.
+    thread: PhantomData<*const ()>,
 }
 
-static_assertions::assert_impl_all!(InFlight<'static>: Send);
-static_assertions::assert_not_impl_any!(InFlight<'static>: Sync);
+static_assertions::assert_not_impl_any!(InFlight<'static>: Send, Sync);
 
 /// A device that is being started ([`Control::begin_start`]).
 pub type Starting<'c> = InFlight<'c>;
@@ -42,7 +44,15 @@ impl<'c> InFlight<'c> {
         device: Option<DeviceId>,
         patience: Duration,
     ) -> InFlight<'c> {
-        InFlight { control, command, device, patience, deadline: Deadline::after(patience), answer: None }
+        InFlight {
+            control,
+            command,
+            device,
+            patience,
+            deadline: Deadline::after(patience),
+            answer: None,
+            thread: PhantomData,
+        }
     }
 
     /// Whether it is done. It makes no system call.

@@ -82,6 +82,9 @@ flag_set! {
     }
 }
 
+/// Flags that say that data is, or belongs, elsewhere than in the tag's buffer. Devices in copy mode have none of them.
+const OTHER_PLACES: [RequestFlags; 3] = [RequestFlags::NEED_REG_BUF, RequestFlags::INTEGRITY, RequestFlags::SHMEM_ZC];
+
 /// What a request's descriptor says, once it was found to be believable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Work {
@@ -101,6 +104,9 @@ impl Work {
         if operation == Operation::FLUSH {
             // It has no range: the driver passes on the block layer's sector "none", which is all ones.
             return Ok(Work { operation, flags, start: Sectors::new(0), sectors: 0 });
+        }
+        if OTHER_PLACES.iter().any(|place| flags.contains(*place)) {
+            return Err(("op_flags", descriptor.op_flags.into()));
         }
         let (start, sectors) = (descriptor.start_sector, descriptor.nr_sectors);
         let work = Work { operation, flags, start: Sectors::new(start), sectors };
@@ -419,7 +425,7 @@ impl std::io::Write for ReadCursor<'_> {
 mod tests {
     use super::{Operation, ReadCursor, RequestFlags, Work};
     use crate::Sectors;
-    use ublk_sys::{UBLK_IO_F_FUA, ublksrv_io_desc};
+    use ublk_sys::{UBLK_IO_F_FUA, UBLK_IO_F_INTEGRITY, UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_SHMEM_ZC, ublksrv_io_desc};
 
     fn descriptor(op_flags: u32, nr_sectors: u32, start_sector: u64) -> ublksrv_io_desc {
         let mut descriptor = ublksrv_io_desc::default();
@@ -441,6 +447,14 @@ mod tests {
         assert_eq!(Work::read(&descriptor(1, u32::MAX, 0), 4096), Err(("nr_sectors", u32::MAX.into())));
         // A discard moves no data, and may be as long as it likes.
         assert!(Work::read(&descriptor(3, u32::MAX, 0), 4096).is_ok());
+    }
+
+    #[test]
+    fn a_request_whose_data_is_elsewhere_is_not_believed() {
+        for flag in [UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_INTEGRITY, UBLK_IO_F_SHMEM_ZC] {
+            let op_flags = 1 | flag;
+            assert_eq!(Work::read(&descriptor(op_flags, 8, 0), 4096), Err(("op_flags", op_flags.into())));
+        }
     }
 
     #[test]

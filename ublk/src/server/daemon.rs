@@ -14,8 +14,8 @@ use std::time::Instant;
 use crate::control::CpuSet;
 use crate::errno::Errno;
 use crate::error::{Error, Message};
-use crate::queue::{Operation, PreparedQueue, Queue, Request};
-use crate::server::stop::{Event, Wakeups};
+use crate::queue::{Answered, PreparedQueue, Queue, Request};
+use crate::server::stop::Event;
 
 /// How long the threads of a device that is stopped, or abandoned, may take to notice.
 pub(super) const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
@@ -25,17 +25,30 @@ pub(super) struct Shared<T> {
     pub(super) target: T,
     /// Set when the target has panicked: it is not called again, and every further request fails.
     pub(super) panicked: AtomicBool,
-    pub(super) wakeups: Wakeups,
+    /// Notified when a thread has something to say.
+    pub(super) news: Event,
     /// Readable when every queue's thread is to leave, whatever is unanswered.
     pub(super) abandon: Event,
     pub(super) starting: AtomicBool,
     pub(super) stopping: AtomicBool,
-    /// Requests taken up while the device is being started or stopped, as a sign of progress. Reads count for the start,
-    /// which reads the partition table, and not for the stop, which writes: a client that goes on reading is no progress.
+    /// Counts on as requests are answered while the device is being started or stopped, as a sign of progress. Reads count for
+    /// the start, which reads the partition table, and not for the stop, which writes: a client that goes on reading is no
+    /// progress.
     pub(super) answered: AtomicU64,
 }
 
 impl<T> Shared<T> {
+    /// Counts what the queue has answered since `seen`, which is brought up to now.
+    fn note_progress(&self, queue: &Queue, seen: &mut Answered) {
+        let starting = self.starting.load(Ordering::Relaxed);
+        if starting || self.stopping.load(Ordering::Relaxed) {
+            let before = core::mem::replace(seen, queue.answered());
+            if seen.others != before.others || (starting && seen.reads != before.reads) {
+                self.answered.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Whether requests were answered since `before`, which is brought up to now.
     pub(super) fn has_progressed(&self, before: &mut u64) -> bool {
         let answered = self.answered.load(Ordering::Relaxed);
@@ -66,7 +79,7 @@ impl Daemon {
         let ended = served.unwrap_or_else(|payload| Err(Error::Panicked { queue: id, message: said(payload) }));
         // The other end is gone only where nobody wants to know any more.
         let _ = report.send(Report::Ended(ended));
-        shared.wakeups.news.notify();
+        shared.news.notify();
     }
 
     /// Serves until the device is stopped, or the server is to be abandoned.
@@ -82,11 +95,13 @@ impl Daemon {
         queue.wake_on(shared.abandon.fd())?;
         // What the driver refuses of the fetches, it has refused by now.
         let mut panicked = answer_all(&queue, shared)?;
+        let mut seen = queue.answered();
         let _ = report.send(Report::Fetched);
-        shared.wakeups.news.notify();
+        shared.news.notify();
         while !queue.is_finished() && !queue.is_woken() {
             queue.wait(None)?;
             panicked = panicked.or(answer_all(&queue, shared)?);
+            shared.note_progress(&queue, &mut seen);
         }
         leave(&mut queue)?;
         panicked.map_or(Ok(()), |message| Err(Error::Panicked { queue: id, message }))
@@ -120,21 +135,17 @@ where
 {
     let mut panicked = None;
     while let Some(request) = queue.next_request()? {
-        let stops = request.operation() != Operation::READ && shared.stopping.load(Ordering::Relaxed);
-        if stops || shared.starting.load(Ordering::Relaxed) {
-            shared.answered.fetch_add(1, Ordering::Relaxed);
-        }
         if shared.panicked.load(Ordering::Acquire) {
             request.fail(Errno::EIO);
             continue;
         }
-        // The target is not called again after a panic, so nobody sees what it left half done. The request is answered with
-        // EIO where it is dropped. The thread lives on: the driver would wait for its tags for ever.
+        // The target is not called again after a panic; what it left half done is seen by those calls only that are under way
+        // on other queues. The request is answered with EIO where it is dropped. The thread lives on: the driver would wait for its tags for ever.
         let target = AssertUnwindSafe(|| (shared.target)(request));
         if let Err(payload) = panic::catch_unwind(target) {
             panicked = panicked.or(Some(said(payload)));
             shared.panicked.store(true, Ordering::Release);
-            shared.wakeups.news.notify();
+            shared.news.notify();
         }
     }
     Ok(panicked)

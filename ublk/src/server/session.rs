@@ -8,13 +8,14 @@ use crate::device::Device;
 use crate::device_info::DeviceInfo;
 use crate::error::Error;
 use crate::server::daemon::{LEAVE_PATIENCE, Report, Shared};
-use crate::server::stop::Stopped;
+use crate::server::stop::{Stopped, Wakeups};
 
 /// The time in which the threads of the queues run. Ends them on every way out, so that the scope that waits for them
 /// ends too.
 pub(super) struct Session<'s, T> {
     device: &'s mut Device,
     shared: &'s Shared<T>,
+    wakeups: &'s Wakeups,
     reports: &'s mpsc::Receiver<Report>,
     /// Threads that have not reported their end.
     running: usize,
@@ -30,9 +31,10 @@ impl<'s, T> Session<'s, T> {
     pub(super) fn new(
         device: &'s mut Device,
         shared: &'s Shared<T>,
+        wakeups: &'s Wakeups,
         reports: &'s mpsc::Receiver<Report>,
     ) -> Session<'s, T> {
-        Session { device, shared, reports, running: 0, fetched: 0, failed: Ok(()), over: false }
+        Session { device, shared, wakeups, reports, running: 0, fetched: 0, failed: Ok(()), over: false }
     }
 
     /// The device that is served.
@@ -57,7 +59,9 @@ impl<'s, T> Session<'s, T> {
         let stopped = match self.start() {
             Ok(Some(stopped)) => stopped,
             Ok(None) => {
-                started(self.device.info());
+                if !self.shared.panicked.load(Ordering::Acquire) {
+                    started(self.device.info());
+                }
                 self.wait()?
             }
             // Its queues ended because somebody else stopped it, so the driver did not start it.
@@ -96,8 +100,8 @@ impl<'s, T> Session<'s, T> {
                 Err(Error::TimedOut { .. }) if self.shared.has_progressed(&mut before) => starting.extend(),
                 Err(error) => return Err(error),
             }
-            let wakeups = &self.shared.wakeups;
-            let stopped = wakeups.wait_or(starting.fd(), starting.time_left(), reason.is_none())?;
+            let (fd, time_left) = (starting.fd(), starting.time_left());
+            let stopped = self.wakeups.wait_or(&self.shared.news, fd, time_left, reason.is_none())?;
             // Not `take_reports`: the device is borrowed by the start.
             while let Ok(report) = self.reports.try_recv() {
                 note(report, &mut self.running, &mut self.fetched, &mut self.failed);
@@ -118,7 +122,7 @@ impl<'s, T> Session<'s, T> {
             if self.running == 0 || self.shared.panicked.load(Ordering::Acquire) {
                 return Ok(Stopped::FromOutside);
             }
-            if let Some(stopped) = self.shared.wakeups.wait()? {
+            if let Some(stopped) = self.wakeups.wait(&self.shared.news)? {
                 return Ok(stopped);
             }
         }
@@ -137,7 +141,7 @@ impl<'s, T> Session<'s, T> {
                 Err(Error::TimedOut { .. }) if shared.has_progressed(&mut before) => stopping.extend(),
                 Err(error) => return Err(error),
             }
-            shared.wakeups.wait_or(stopping.fd(), stopping.time_left(), false)?;
+            self.wakeups.wait_or(&shared.news, stopping.fd(), stopping.time_left(), false)?;
             // Not `take_reports`: the device is borrowed by the stop, which waits in vain for a thread that has failed.
             while let Ok(report) = self.reports.try_recv() {
                 note(report, &mut self.running, &mut self.fetched, &mut self.failed);

@@ -84,36 +84,46 @@ impl StopHandle {
     }
 }
 
-/// Everything that a server waits for.
+/// What ends a server from outside.
 #[derive(Debug)]
 pub(super) struct Wakeups {
-    /// Notified when a thread of the server has something to say.
-    pub(super) news: Event,
     pub(super) handle: Option<StopHandle>,
     pub(super) signals: Option<Signals>,
 }
 
 impl Wakeups {
-    /// Waits for news, or for a reason to stop, which is returned.
-    pub(super) fn wait(&self) -> Result<Option<Stopped>, Error> {
-        self.poll(None, None, true)
+    /// Waits for news of a thread, or for a reason to stop, which is returned.
+    pub(super) fn wait(&self, news: &Event) -> Result<Option<Stopped>, Error> {
+        self.poll(news, None, None, true)
     }
 
     /// As [`wait`](Wakeups::wait), and until `other` can be read or `time` is over. Reasons to stop are waited for only
     /// with `stops`.
-    pub(super) fn wait_or(&self, other: &Fd, time: Duration, stops: bool) -> Result<Option<Stopped>, Error> {
-        self.poll(Some(other), Some(time), stops)
+    pub(super) fn wait_or(
+        &self,
+        news: &Event,
+        other: &Fd,
+        time: Duration,
+        stops: bool,
+    ) -> Result<Option<Stopped>, Error> {
+        self.poll(news, Some(other), Some(time), stops)
     }
 
-    fn poll(&self, other: Option<&Fd>, time: Option<Duration>, stops: bool) -> Result<Option<Stopped>, Error> {
+    fn poll(
+        &self,
+        news: &Event,
+        other: Option<&Fd>,
+        time: Option<Duration>,
+        stops: bool,
+    ) -> Result<Option<Stopped>, Error> {
         let handle = self.handle.as_ref().filter(|_| stops).map(|handle| handle.event.fd());
         let signals = self.signals.as_ref().filter(|_| stops).map(Signals::fd);
         let raw = |fd: Option<&Fd>| fd.map_or(-1, Fd::raw);
         // Whoever waits for a time looks at the clock, and calls again.
-        let [news, stopped, _, _] = poll([self.news.fd().raw(), raw(handle), raw(signals), raw(other)], time)?;
-        if news {
+        let [heard, stopped, _, _] = poll([news.fd().raw(), raw(handle), raw(signals), raw(other)], time)?;
+        if heard {
             // What is said is looked for elsewhere; the next wait is for what comes after.
-            let _ = syscall::read_event(self.news.fd());
+            let _ = syscall::read_event(news.fd());
         }
         let signal = self.signals.as_ref().filter(|_| stops).and_then(Signals::take);
         Ok(signal.map(Stopped::Signal).or(stopped.then_some(Stopped::Handle)))
