@@ -221,9 +221,11 @@
 //! ```
 #![expect(unsafe_code, reason = "names buffers in commands and lends them to requests; Invariants Q1 and Q2 say when")]
 
+mod atomic;
 mod descriptors;
 mod mailbox;
 mod memory;
+mod references;
 mod request;
 mod tag_set;
 

@@ -24,8 +24,8 @@ mod machine_tests;
 mod modules;
 mod msrv;
 mod musl;
+mod orderings;
 mod packages;
-mod ring_model;
 mod sizes;
 mod tally;
 mod test;
@@ -43,8 +43,9 @@ cargo xtask test [--quick] [FILTER]
     Checks form, lints and documents, runs every test that can run here, and the ring and device tests in virtual
     machines. --quick: on one kernel, and not with the oldest compiler. FILTER: only tests with that in their names.
 
-cargo xtask ring-model
-    Checks the orderings of the ring's atomics with loom, and that each is needed: weakened in a copy, it has to fail.
+cargo xtask orderings
+    Checks the memory orderings of the ring and of the mailbox with loom, and that each is needed: weakened in a copy,
+    it has to fail.
 
 cargo xtask sizes
     Builds the null servers, with and without std, as static files, prints how large they are, and shows that the one
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
         "vm" => ("xtask vm", vm::Wanted::parse(arguments).and_then(|wanted| vm::run(&wanted))),
         "demo" => ("xtask demo", demo::Wanted::parse(arguments).and_then(demo::run)),
         "test" => ("xtask test", test::Wanted::parse(arguments).and_then(|wanted| test::run(&wanted))),
-        "ring-model" => ("xtask ring-model", ring_model::run()),
+        "orderings" => ("xtask orderings", orderings::run()),
         "sizes" => ("xtask sizes", sizes::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),

@@ -8,8 +8,8 @@ use crate::checks;
 use crate::failure::{Failure, Result};
 use crate::headers;
 use crate::machine_tests;
+use crate::orderings;
 use crate::packages;
-use crate::ring_model;
 use crate::sizes;
 use crate::tally::Tally;
 
@@ -56,7 +56,7 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
         }
     }
     if filter.is_none() {
-        attempt("the ring's orderings", &mut tally, ring_model::check);
+        attempt("memory orderings", &mut tally, orderings::check);
     }
     attempt("tests on this machine", &mut tally, |tally| checks::tests(filter, tally));
     attempt("tests in machines", &mut tally, |tally| machine_tests::run(wanted.quick, filter, tally));

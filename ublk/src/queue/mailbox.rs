@@ -10,11 +10,15 @@
 //! ```
 //!
 //! A box has one writer on each side: the one token of its tag, and the queue's thread.
+//!
+//! `tools/orderings` compiles this file with loom's atomics, and once more for each Acquire and Release in it, weakened: every
+//! such copy has to fail.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use crate::error::{Error, SystemCall};
+use crate::queue::atomic::{AtomicBool, AtomicU64};
 use crate::syscall::{self, Fd};
 
 /// An answer: what the driver is to be told, and whether nobody gave it.
@@ -56,7 +60,7 @@ impl Letter {
 pub(super) struct Gone;
 
 /// The place for the answer to one tag's request. All zeroes is one that is empty.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(C)]
 pub(super) struct LetterBox {
     content: AtomicU64,
@@ -131,9 +135,9 @@ impl Mailbox {
     /// Wakes the queue's thread, which has to look into the boxes: one system call for all answers that come before it has.
     /// Called after [`LetterBox::post`].
     pub(super) fn ring(&self) {
-        // ORDERING: AcqRel. Where it was true already, the thread that takes it back with Acquire sees the answer in its box,
-        // too: it was put there before this.
-        if !self.posted.swap(true, Ordering::AcqRel) {
+        // ORDERING: Release. Where it was true already, the bell rings for another answer; the queue's thread, which takes it back
+        // with Acquire, sees this one in its box, too: it was put there before this. Nothing is read here because of it.
+        if !self.posted.swap(true, Ordering::Release) {
             // It fails only where the counter is full, and then the bell has rung.
             let _ = syscall::write_event(&self.bell);
         }
@@ -141,30 +145,28 @@ impl Mailbox {
 
     /// Whether there may be answers. Whoever is told so has to look into every box that was handed out.
     pub(super) fn open(&self) -> bool {
-        // ORDERING: a hint; an answer that it overlooks rings the bell.
+        // ORDERING: a hint; an answer that it overlooks rings the bell, and the thread that this wakes sees it: the
+        // kernel orders what precedes an eventfd's write before what follows the wake-up.
         if !self.posted.load(Ordering::Relaxed) {
             return false;
         }
-        // ORDERING: AcqRel pairs with `ring`. An answer that comes after this finds it false, and rings.
-        self.posted.swap(false, Ordering::AcqRel)
+        // ORDERING: Acquire pairs with the Release of each `ring` that it takes back. An answer that comes after this finds it
+        // false, and rings.
+        self.posted.swap(false, Ordering::Acquire)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{AtomicU64, Gone, Letter, LetterBox, Mailbox};
+    use super::{Gone, Letter, LetterBox, Mailbox};
     use crate::syscall;
     use core::time::Duration;
 
     const DONE: Letter = Letter { result: 4096, unanswered: false };
 
-    fn empty() -> LetterBox {
-        LetterBox { content: AtomicU64::new(0), since: AtomicU64::new(0) }
-    }
-
     #[test]
     fn an_answer_is_taken_out_as_it_was_put_in() {
-        let place = empty();
+        let place = LetterBox::default();
         assert_eq!(place.collect(), None);
         for letter in [DONE, Letter { result: -5, unanswered: true }, Letter { result: i32::MIN, unanswered: false }] {
             place.hand_out();
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_answer_to_a_queue_that_is_gone_says_so_and_one_before_is_found() {
-        let (late, early) = (empty(), empty());
+        let (late, early) = (LetterBox::default(), LetterBox::default());
         late.hand_out();
         early.hand_out();
         assert_eq!(early.post(DONE), Ok(()));

@@ -8,12 +8,13 @@
 
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 use crate::id::Tag;
 use crate::mapping::Mapping;
 use crate::queue::mailbox::{LetterBox, Mailbox};
+use crate::queue::references::References;
 use crate::syscall;
 use crate::units::round_up;
 
@@ -28,7 +29,7 @@ pub(super) struct Memory {
 
 /// What stands at the start of the mapping.
 struct Header {
-    references: AtomicU32,
+    references: References,
     /// The kernel may still use the buffers: the mapping is never to end.
     leaked: AtomicBool,
     mailbox: Mailbox,
@@ -67,7 +68,7 @@ impl Memory {
         let mapping = Mapping::anonymous(all)?;
         let header = mapping.start().cast::<Header>();
         let content = Header {
-            references: AtomicU32::new(1),
+            references: References::one(),
             leaked: AtomicBool::new(false),
             mailbox: Mailbox::new()?,
             mapping,
@@ -139,31 +140,28 @@ impl Memory {
 
     /// Has the mapping stay for ever, for a kernel that may still use its buffers.
     pub(super) fn leak(&self) {
-        // ORDERING: the last reference's fence orders it before the end.
+        // ORDERING: the count of references orders it before the end.
         self.header().leaked.store(true, Ordering::Relaxed);
     }
 }
 
 impl Clone for Memory {
     fn clone(&self) -> Memory {
-        // ORDERING: a new reference comes from one that lives, so that nothing can end meanwhile. There are at most as many as
-        // tags, and one more.
-        self.header().references.fetch_add(1, Ordering::Relaxed);
+        // It cannot wrap: there are at most as many as tags, and one more.
+        self.header().references.add();
         Memory { header: self.header }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // ORDERING: Release, so that all that this reference did is done before the last one ends the mapping.
-        if self.header().references.fetch_sub(1, Ordering::Release) != 1 {
+        if !self.header().references.remove() {
             return;
         }
-        // ORDERING: pairs with the Release of every other reference's end.
-        fence(Ordering::Acquire);
         // SAFETY: R1, and this was the last reference: nobody looks at the header again, so that it may be moved out, which
         // ends the mapping where it stood.
         let header = unsafe { self.header.read() };
+        // ORDERING: as in `leak`.
         if header.leaked.load(Ordering::Relaxed) {
             header.mapping.leak();
         }

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! In place of the crate's `ring/memory.rs`: the same words and slots, each watched by loom.
-#![expect(unsafe_code, reason = "slots that two threads use; loom says where they may not")]
 
 use std::sync::Arc;
 
-use loom::cell::Cell;
 use loom::sync::atomic::AtomicU32;
 
 use super::cq::Completion;
 use super::op::{Entry, Op};
 use super::position::Position;
+use crate::slot::Slot;
 
 /// What one ring shares, and the buffers that operations on it name. A clone is the other side's view of the same.
 #[derive(Clone, Debug)]
@@ -31,20 +30,6 @@ struct Words {
     completion_overflow: AtomicU32,
     completions: Vec<Slot<Completion>>,
     buffers: Vec<Slot<u64>>,
-}
-
-/// Memory without an atomic in it: loom fails where two accesses, one of them a write, are not ordered.
-#[derive(Debug)]
-struct Slot<T>(Cell<T>);
-
-// SAFETY: loom runs one thread at a time. Where accesses from two are not ordered by what the model does, it panics, before
-// there is one.
-unsafe impl<T: Send> Sync for Slot<T> {}
-
-impl<T: Copy> Slot<T> {
-    fn several(count: u32, value: T) -> Vec<Slot<T>> {
-        (0..count).map(|_| Slot(Cell::new(value))).collect()
-    }
 }
 
 fn place(value: u32) -> usize {
@@ -129,29 +114,29 @@ impl Memory {
     }
 
     pub(super) fn write_submission<E: Entry>(&self, position: Position, entry: &E) {
-        self.words.submissions[self.submission_slot(position)].0.set(entry.op());
+        self.words.submissions[self.submission_slot(position)].set(entry.op());
     }
 
     pub(super) fn read_completion(&self, position: Position) -> Completion {
-        self.words.completions[self.completion_slot(position)].0.get()
+        self.words.completions[self.completion_slot(position)].get()
     }
 }
 
 /// What only the kernel does, and what both do with a buffer.
 impl Memory {
     pub(super) fn read_submission(&self, index: u32) -> Op {
-        self.words.submissions[place(index)].0.get()
+        self.words.submissions[place(index)].get()
     }
 
     pub(super) fn write_completion(&self, position: Position, completion: Completion) {
-        self.words.completions[self.completion_slot(position)].0.set(completion);
+        self.words.completions[self.completion_slot(position)].set(completion);
     }
 
     pub(super) fn read_buffer(&self, buffer: usize) -> u64 {
-        self.words.buffers[buffer].0.get()
+        self.words.buffers[buffer].get()
     }
 
     pub(super) fn write_buffer(&self, buffer: usize, value: u64) {
-        self.words.buffers[buffer].0.set(value);
+        self.words.buffers[buffer].set(value);
     }
 }

@@ -4,10 +4,6 @@
 //! No side waits for the other. Each tries as often as the model says and goes on, and when both have ended, the rest is
 //! done in order. So loom comes to an end, and sees every amount that either can be ahead.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use loom::model::Builder;
 use loom::thread;
 
 use super::cq::CompletionQueue;
@@ -17,38 +13,21 @@ use super::op::Op;
 use super::shared::Shared;
 use super::sq::SubmissionQueue;
 use crate::error::Error;
-
-/// Runs a model; it says what it went through, and panics where it fails.
-pub(crate) type Model = fn() -> String;
+use crate::explore::{Model, explore};
 
 /// Each model with its name, the shortest first.
 pub(crate) const ALL: [(&str, Model); 3] = [
-    ("an operation hands its buffer over, and its completion hands it back", round_trips),
-    ("submissions arrive in order, and none is written over before it was read", submissions),
-    ("completions arrive in order, and none is written over before it was read", completions),
+    ("ring: an operation hands its buffer over, and its completion hands it back", round_trips),
+    ("ring: submissions arrive in order, and none is written over before it was read", submissions),
+    ("ring: completions arrive in order, and none is written over before it was read", completions),
 ];
 
 /// Where counters start: they wrap in the middle of each model. What loom does is the same from any other start, and whole
 /// steps from others are walked in the crate's own tests.
 const START: u32 = u32::MAX - 1;
 
-/// Runs `side_by_side` through every interleaving. It says whether the two sides did all their work beside each other; where
-/// that never came about, nothing was shown.
-fn explore(side_by_side: fn() -> bool) -> String {
-    let (all, whole) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let counts = (Arc::clone(&all), Arc::clone(&whole));
-    let mut builder = Builder::new();
-    builder.preemption_bound = None;
-    builder.check(move || {
-        counts.0.fetch_add(1, Ordering::Relaxed);
-        if side_by_side() {
-            counts.1.fetch_add(1, Ordering::Relaxed);
-        }
-    });
-    let (all, whole) = (all.load(Ordering::Relaxed), whole.load(Ordering::Relaxed));
-    assert!(whole > 0, "the two sides never worked beside each other to the end");
-    format!("{all} interleavings, {whole} of them beside each other to the end")
-}
+/// Both sides did all their work without waiting for the end of the other.
+const BESIDE: &str = "beside each other to the end";
 
 fn op(user_data: u64) -> Op {
     Op { user_data, buffer: 0 }
@@ -56,7 +35,7 @@ fn op(user_data: u64) -> Op {
 
 /// Up to five entries through a queue of two.
 fn submissions() -> String {
-    explore(|| {
+    explore(BESIDE, || {
         const TRIES: usize = 5;
         let memory = Memory::new(2, 2, 0, START);
         let mut kernel = Kernel::new(memory.clone(), START);
@@ -87,7 +66,7 @@ fn submissions() -> String {
 
 /// Four completions through a queue of two.
 fn completions() -> String {
-    explore(|| {
+    explore(BESIDE, || {
         const POSTED: u64 = 4;
         let memory = Memory::new(2, 2, 0, START);
         let mut kernel = Kernel::new(memory.clone(), START);
@@ -120,7 +99,7 @@ fn completions() -> String {
 ///
 /// The user writes the buffer and the kernel reads it, and then the other way round, and nothing but the queues orders that.
 fn round_trips() -> String {
-    explore(|| {
+    explore(BESIDE, || {
         const TRIES: usize = 4;
         let memory = Memory::new(2, 2, 1, START);
         let mut kernel = Kernel::new(memory.clone(), START);
