@@ -6,7 +6,7 @@ mod harness;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -490,6 +490,32 @@ fn a_file_that_is_shorter_than_its_disk_reads_as_zeroes_behind_its_end() {
     file.write_all_at(&Aligned::filled(512, 9), 65536).unwrap();
     file.sync_all().unwrap();
     assert_eq!(fs::metadata(&scratch.0).unwrap().len(), 66048);
+    drop(file);
+    live.stop();
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_file_gets_a_hole_for_a_discard_and_for_zeroes_that_need_no_space_and_for_no_others() {
+    // /dev is a tmpfs, which makes holes and does not know FALLOC_FL_ZERO_RANGE.
+    let path = format!("/dev/scratch-{}", std::process::id());
+    let scratch = Scratch(path.into());
+    fs::write(&scratch.0, vec![5; 1 << 20]).unwrap();
+    let blocks = || fs::metadata(&scratch.0).unwrap().blocks();
+    let disk = Disk::with_volatile_cache(SIZE, scratch.open());
+    let live = live(disk.discard(4096, Sectors::new(256)).write_zeroes(Sectors::new(256)));
+    let (file, before) = (live.open(), blocks());
+    assert!(blkdiscard(&live.served.block_path(), 8192, 8192).0);
+    assert_eq!(before - blocks(), 16);
+    punch_hole(&file, 32768, 4096).unwrap();
+    assert_eq!(before - blocks(), 24);
+    // The block layer writes zeroes where the file cannot be asked for them.
+    zero_range(&file, 65536, 4096).unwrap();
+    assert_eq!(before - blocks(), 24);
+    file.sync_all().unwrap();
+    let zero = |at: usize| [8192..16384, 32768..36864, 65536..69632].iter().any(|range| range.contains(&at));
+    let bytes = fs::read(&scratch.0).unwrap();
+    assert!(bytes.iter().enumerate().all(|(at, byte)| *byte == if zero(at) { 0 } else { 5 }));
     drop(file);
     live.stop();
 }

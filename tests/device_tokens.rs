@@ -202,7 +202,7 @@ fn an_answer_from_another_thread_makes_the_polled_descriptor_readable() {
     let submit = || queue.wait(Some(Duration::ZERO)).unwrap();
     let mut starting = device.begin_start().unwrap();
     while !starting.poll().unwrap() {
-        ublk::poll([queue.ring_fd(), starting.fd().raw()], Some(starting.time_left())).unwrap();
+        ublk::poll([queue.ring_fd(), starting.fd().raw()], starting.time_left()).unwrap();
         while let Some(request) = queue.next_request().unwrap() {
             request.complete();
         }

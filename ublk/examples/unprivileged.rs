@@ -24,10 +24,9 @@ use std::sync::{PoisonError, RwLock};
 use std::thread;
 
 use ublk::{
-    Cache, Control, Device, DeviceInfo, Disk, Errno, Fd, InFlight, NewDevice, Params, PreparedQueue, QueueId, ReadAt,
-    ReadCursor, Sectors, Signals, WriteAt, poll,
+    Cache, Control, Device, DeviceInfo, Disk, Errno, Fd, Features, InFlight, NewDevice, Params, PreparedQueue, QueueId,
+    ReadAt, ReadCursor, Sectors, Signals, WriteAt, poll,
 };
-use ublk_sys::ublksrv_ctrl_dev_info;
 
 const USAGE: &str = "\
 usage: unprivileged [--size BYTES[K|M|G]] [--queues N] [--depth N] [--user UID]
@@ -80,7 +79,7 @@ impl Server {
 /// Waits for the driver's answer. It may never come if the server has died: the driver waits for the server.
 fn answered(mut command: InFlight<'_>, server: &mut Server) -> Result<(), Failure> {
     while !command.poll()? {
-        let [_, ended] = poll([command.fd().raw(), server.end], Some(command.time_left()))?;
+        let [_, ended] = poll([command.fd().raw(), server.end], command.time_left())?;
         if ended {
             server.ended()?;
         }
@@ -149,9 +148,7 @@ impl WriteAt for Memory {
 fn serve(numbers: &[String]) -> Result<(), Failure> {
     let numbers = numbers.iter().map(|number| number.parse()).collect::<Result<Vec<u64>, _>>()?;
     let [sectors, queues, depth, features] = numbers[..] else { return Err("the helper says four numbers".into()) };
-    let mut raw = ublksrv_ctrl_dev_info::default();
-    (raw.nr_hw_queues, raw.queue_depth, raw.flags) = (queues.try_into()?, depth.try_into()?, features);
-    let info = DeviceInfo::from_raw(raw);
+    let info = DeviceInfo::told(queues.try_into()?, depth.try_into()?, Features::from_bits(features));
     let size = Sectors::new(sectors);
     let disk = Disk::without_cache(size, Memory(RwLock::new(vec![0; usize::try_from(size.bytes())?])));
     let char_device = Fd::from(io::stdin().as_fd().try_clone_to_owned()?);

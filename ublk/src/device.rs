@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A device that this process added: where control and queues meet.
 
+use core::fmt;
 use core::time::Duration;
 
 use ublk_sys::UBLK_MAX_NR_QUEUES;
@@ -52,8 +53,12 @@ enum Phase {
 /// The order that cannot hang: [`add`](Device::add), make every [`queue`](Device::queue), let each be fetched by its
 /// thread, [`start`](Device::start) while they serve, [`stop`](Device::stop) while they serve, drop the queues,
 /// [`delete`](Device::delete). Each queue is had once, before the start, and the start is taken once; anything else is
-/// [`Error::Invalid`].
-#[derive(Debug)]
+/// [`Error::Invalid`]. A device that is dropped before its queues waits for them a few seconds: in a struct the queues stand
+/// before it.
+///
+/// After an [`Error::TimedOut`] the control handle in it answers nothing more. Drop the queues, and then the device: it is
+/// deleted through a new handle.
+#[must_use = "a device is deleted when it is dropped"]
 pub struct Device {
     control: Control,
     /// What the driver says of the device whose char device is open.
@@ -68,6 +73,12 @@ const _: () = assert!(UBLK_MAX_NR_QUEUES == 64 * 64);
 
 static_assertions::assert_impl_all!(Device: Send);
 static_assertions::assert_not_impl_any!(Device: Sync);
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("info", &self.info).field("phase", &self.phase).finish_non_exhaustive()
+    }
+}
 
 impl Device {
     /// Adds a device, opens its char device and sets its parameters. If any of that fails there is no device.

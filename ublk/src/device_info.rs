@@ -60,8 +60,16 @@ pub struct DeviceInfo(ublksrv_ctrl_dev_info);
 static_assertions::assert_impl_all!(DeviceInfo: Send, Sync);
 
 impl DeviceInfo {
-    /// What another process was told about a device, for [`PreparedQueue::adopt`](crate::PreparedQueue::adopt). Nothing in this
-    /// crate relies on it.
+    /// What a process was told by the one that added the device, for [`PreparedQueue::adopt`](crate::PreparedQueue::adopt):
+    /// [`queues`](DeviceInfo::queues), [`depth`](DeviceInfo::depth) and [`features`](DeviceInfo::features) there.
+    #[must_use]
+    pub fn told(queues: u16, depth: u16, features: Features) -> DeviceInfo {
+        let mut info = ublksrv_ctrl_dev_info::default();
+        (info.nr_hw_queues, info.queue_depth, info.flags) = (queues, depth, features.bits());
+        DeviceInfo(info)
+    }
+
+    /// The struct as the driver, or anybody, wrote it. Nothing in this crate relies on one that was made so.
     #[must_use]
     pub const fn from_raw(info: ublksrv_ctrl_dev_info) -> DeviceInfo {
         DeviceInfo(info)

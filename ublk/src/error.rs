@@ -74,7 +74,7 @@ pub enum Error {
         /// The device.
         device: DeviceId,
     },
-    /// A value given to this crate is outside of what the kernel takes. Nothing was sent.
+    /// A value given to this crate is outside of what the kernel takes, or a call came out of order. Nothing was sent.
     Invalid {
         /// Which value, and its rule.
         what: &'static str,
@@ -87,7 +87,8 @@ pub enum Error {
         value: u64,
     },
     /// The kernel did not answer a control command in time. The command may still succeed; the buffer that was lent to
-    /// it is given up, and this control handle answers nothing more.
+    /// it is given up, and this control handle answers nothing more. Of a command in flight ([`InFlight`](crate::InFlight)) that is
+    /// so only once it is dropped.
     TimedOut {
         /// The command.
         command: Command,
@@ -96,7 +97,8 @@ pub enum Error {
         /// How long the answer was waited for.
         waited: Duration,
     },
-    /// This control handle gave up on an earlier command, so its buffer and its ring cannot be trusted with another.
+    /// This control handle gave up on an earlier command, so its buffer and its ring cannot be trusted with another. A
+    /// [`Device`](crate::Device) that has it is dropped, after its queues, and deletes itself through a new one.
     ControlAbandoned,
     /// The submission queue has no free slot.
     RingFull,

@@ -67,7 +67,6 @@
 //!
 //! ```rust,no_run
 //! use ublk::{Cache, Control, Device, Error, NewDevice, Params, QueueId, Sectors, Signals};
-//!
 //! fn main() -> Result<(), Error> {
 //!     let signals = Signals::block()?;
 //!     let params = Params::new(Sectors::new(1 << 20), Cache::None).read_only();
@@ -76,11 +75,12 @@
 //!     println!("/dev/ublkb{}", device.info().id());
 //!     let mut command = device.begin_start()?;
 //!     while !queue.is_finished() {
-//!         ublk::poll([queue.ring_fd(), command.fd().raw(), signals.fd().raw()], None)?;
+//!         let signal = if command.poll()? { signals.fd().raw() } else { -1 };
+//!         ublk::poll([queue.ring_fd(), command.fd().raw(), signal], command.time_left())?;
 //!         while let std::task::Poll::Ready(Some(request)) = queue.poll_request()? {
 //!             request.complete(); // A READ that nothing was written to gives zeroes.
 //!         }
-//!         if command.poll()? && signals.take().is_some() {
+//!         if signal != -1 && signals.take().is_some() {
 //!             command = device.begin_stop()?;
 //!         }
 //!     }

@@ -9,7 +9,7 @@ use crate::syscall;
 
 /// Waits until one of `fds` can be read or has failed, for `timeout` at most, and says which of them (`poll(2)`).
 ///
-/// A negative number is passed over. Where a signal was handled, none may be ready although the time is not over: whoever
+/// A negative number is passed over: where the number of descriptors is known only at run time, an array is filled up with -1. Where a signal was handled, none may be ready although the time is not over: whoever
 /// waits in a loop looks around, and calls again. `timeout` is counted in milliseconds, a part of one as a whole.
 ///
 /// ```no_run

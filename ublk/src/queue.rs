@@ -277,6 +277,7 @@ const POLL_IN: u16 = 1;
 
 /// A queue with all its memory, made in one thread and sent to the one that will serve it.
 #[derive(Debug)]
+#[must_use = "a queue can be had once"]
 pub struct PreparedQueue {
     id: QueueId,
     depth: u16,
@@ -337,7 +338,9 @@ impl PreparedQueue {
             return invalid("a queue has a depth of 1 to 4096");
         }
         if OTHER_DATA_MODES.iter().any(|mode| info.features().contains(*mode)) {
-            return invalid("a device for this queue moves data through the server's buffers (copy mode)");
+            return invalid(
+                "this device moves data in another way than through the server's buffers, which is what is served (copy mode)",
+            );
         }
         // Each tag has at most one command staged or in flight; two more are the polls that wake the queue.
         let entries = u32::from(info.depth()) + 2;
@@ -359,8 +362,8 @@ impl PreparedQueue {
 
     /// Makes the calling thread the daemon of every tag of the queue, by fetching each.
     ///
-    /// When every queue of the device has returned from this, the device can be started. A daemon that ends leaves its
-    /// requests unanswered until the whole server lets go of the char device.
+    /// When every queue of the device has returned from this, the device can be started. The driver does not notice that one was
+    /// dropped meanwhile. A daemon that ends leaves its requests unanswered until the whole server lets go of the char device.
     ///
     /// # Errors
     ///
@@ -403,7 +406,7 @@ impl PreparedQueue {
     }
 }
 
-/// A queue that is served by the thread that fetched it.
+/// A queue that is served by the thread that fetched it. It is neither `Send` nor `Sync`: a [`PreparedQueue`] is sent instead.
 ///
 /// Dropping it submits the answers that are still staged. Its buffers are unmapped only if no command is in flight any
 /// more, which is so once [`is_finished`](Queue::is_finished): otherwise they stay mapped until the process ends, because

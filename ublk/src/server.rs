@@ -113,8 +113,12 @@ impl Server {
     }
 
     /// Stops on SIGINT and SIGTERM. While the server runs both are blocked in the calling thread, and in the threads that
-    /// it makes, and taken from a signalfd. A thread that the program made before still has its own mask. One server of a
-    /// process gets a signal; several are stopped with one [`StopHandle`].
+    /// it makes, and taken from a signalfd.
+    ///
+    /// If the program has other threads by then, a pool or because `run` is called in one, it calls
+    /// [`Signals::block`](crate::Signals::block) first of all in `main`, and keeps the value: any thread that has not blocked them
+    /// lets the signal end the process, and the device stays. One server of a process gets a signal; several are stopped with
+    /// one [`StopHandle`]. A program that is run meanwhile inherits the block.
     pub const fn stop_on_signals(mut self) -> Server {
         self.on_signals = true;
         self
@@ -144,8 +148,11 @@ impl Server {
     /// Adds the device, serves it until it is to stop, stops it and deletes it.
     ///
     /// `target` answers each request, or [detaches](Request::detach) it for another thread to answer; the threads of all queues
-    /// call it. `started` is called at most once, when the block device exists and nothing has asked the server to stop yet. A
-    /// target that panics fails its request and all that follow, and ends the server.
+    /// call it. `started` is called at most once, by the calling thread, when the block device exists and nothing has asked the
+    /// server to stop yet; requests are served meanwhile, and a reason to stop is heeded when it returns. A target that panics
+    /// fails its request and all that follow, and ends the server.
+    ///
+    /// It takes 5 descriptors, 3 more for each queue, and one for the signals.
     ///
     /// The device is deleted on every return, and when `started` panics; a client that still has the block device open keeps
     /// its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL, its id and its char device

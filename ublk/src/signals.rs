@@ -9,8 +9,9 @@ use crate::syscall::{self, Fd};
 
 /// SIGINT and SIGTERM, blocked in this thread and taken from a descriptor instead (`signalfd(2)`).
 ///
-/// Threads that are made after [`block`](Signals::block) inherit it; one that was made before still has its own mask, and a
-/// signal that it gets takes its course. Dropping it lets those through again that it has blocked. Of several in one thread the
+/// Threads that are made after [`block`](Signals::block) inherit it, and so do programs that are run, which ignore both unless
+/// they unblock them. A thread that was made before still has its own mask, and lets the signal take its course: this is called
+/// first of all in `main`. Dropping it lets those through again that it has blocked. Of several in one thread the
 /// first is the one that blocks: it is to be dropped last.
 ///
 /// It stays in the thread whose mask it has changed:
@@ -29,6 +30,7 @@ use crate::syscall::{self, Fd};
 /// }
 /// ```
 #[derive(Debug)]
+#[must_use = "both are let through again when it is dropped"]
 pub struct Signals {
     fd: Fd,
     /// Which of the two this has blocked.

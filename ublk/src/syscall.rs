@@ -290,6 +290,24 @@ pub(crate) fn char_device_numbers(file: &Fd) -> Option<(u32, u32)> {
     (stat.st_mode & libc::S_IFMT == libc::S_IFCHR).then(|| (libc::major(stat.st_rdev), libc::minor(stat.st_rdev)))
 }
 
+/// `fallocate(2)` of `len` bytes at `offset`, in this mode.
+#[cfg(feature = "std")]
+pub(crate) fn fallocate(file: c_int, mode: c_int, offset: u64, len: u64) -> Result<(), Errno> {
+    let large = |number| libc::off_t::try_from(number).map_err(|_| Errno::EOVERFLOW);
+    let (offset, len) = (large(offset)?, large(len)?);
+    // SAFETY: fallocate takes numbers, and touches no memory of ours.
+    let returned = unsafe { libc::fallocate(file, mode, offset, len) };
+    if returned == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Gives the space back, and reads as zeroes from then on.
+#[cfg(feature = "std")]
+pub(crate) const PUNCH_HOLE: c_int = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+
+/// Reads as zeroes from then on, with its space.
+#[cfg(feature = "std")]
+pub(crate) const ZERO_RANGE: c_int = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+
 /// `getpid(2)`.
 pub(crate) fn process_id() -> u32 {
     // SAFETY: getpid always succeeds and touches no memory of ours.

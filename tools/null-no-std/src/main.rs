@@ -103,7 +103,7 @@ fn live(device: &mut Device, queue: &Queue, stop: i32) -> Result<(), Error> {
 fn serve_until_done(queue: &Queue, mut command: InFlight<'_>) -> Result<(), Error> {
     while !command.poll()? {
         answer(queue)?;
-        ublk::poll([queue.ring_fd(), command.fd().raw()], Some(command.time_left()))?;
+        ublk::poll([queue.ring_fd(), command.fd().raw()], command.time_left())?;
     }
     Ok(())
 }

@@ -53,7 +53,8 @@ cargo xtask sizes
 
 cargo xtask vm [OPTION]... [-- COMMAND [ARG]...]
     Boots a stock Debian kernel in a virtual machine and runs COMMAND there as root, with this project's release
-    programs and examples on the PATH. Output and exit status are COMMAND's; 125 says that the machine failed.
+    programs and examples on the PATH, and busybox for all else: --add brings this machine's own programs. Output and
+    exit status are COMMAND's; 125 says that the machine failed.
     Without COMMAND: a shell, on a terminal.
     --kernel SERIES            the newest kernel of that series, such as 6.12; else the newest that the project lists
     --kernel host              this machine's own kernel

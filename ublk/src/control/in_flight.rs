@@ -55,12 +55,12 @@ impl<'c> InFlight<'c> {
         }
     }
 
-    /// Whether it is done. It makes no system call.
+    /// Whether it is done; true for ever once it is. It makes no system call.
     ///
     /// # Errors
     ///
     /// Those of the command: [`Control::start`], [`Control::stop`]. [`Error::TimedOut`] means that it has been waited for
-    /// long enough; it may be [waited for longer](InFlight::extend).
+    /// long enough. It may be [waited for longer](InFlight::extend), and costs the control handle only when this is dropped.
     pub fn poll(&mut self) -> Result<bool, Error> {
         if let Some(answer) = self.answer {
             return answer.map(|()| true);
@@ -82,16 +82,17 @@ impl<'c> InFlight<'c> {
         self.deadline = Deadline::after(self.patience);
     }
 
-    /// A descriptor that can be polled with others: readable when [`poll`](InFlight::poll) has an answer.
+    /// A descriptor that can be polled with others: readable until [`poll`](InFlight::poll) has taken the answer.
     #[must_use]
     pub fn fd(&self) -> &Fd {
         self.control.ring.fd()
     }
 
-    /// How long an answer is still waited for.
+    /// How long an answer is still waited for, as a time-out for [`poll`](crate::poll()); `None` once it came. Whoever waits for
+    /// longer hears of [`Error::TimedOut`] late.
     #[must_use]
-    pub fn time_left(&self) -> Duration {
-        self.deadline.time_left()
+    pub fn time_left(&self) -> Option<Duration> {
+        self.answer.is_none().then(|| self.deadline.time_left())
     }
 
     /// Waits until it is done, which is right where another thread serves the queues.
@@ -110,7 +111,7 @@ impl<'c> InFlight<'c> {
             return Ok(true);
         }
         let time_left = self.time_left();
-        self.control.ring.submit_and_wait(Some(time_left))?;
+        self.control.ring.submit_and_wait(time_left)?;
         Ok(false)
     }
 }

@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use crate::disk::{Flush, ReadAt, WriteAt};
+use crate::disk::{Discard, Flush, ReadAt, WriteAt, WriteZeroes};
 use crate::errno::Errno;
-use crate::queue::ReadCursor;
+use crate::queue::{ReadCursor, RequestFlags};
+use crate::syscall;
 use crate::units::u64_from;
 
 /// Where the file is shorter than the disk it reads as zeroes.
@@ -42,5 +44,21 @@ impl WriteAt for File {
 impl Flush for File {
     fn flush(&self) -> Result<(), Errno> {
         Ok(self.sync_data()?)
+    }
+}
+
+/// A hole (`fallocate(2)` with `FALLOC_FL_PUNCH_HOLE`), where the filesystem can; `EOPNOTSUPP` where it cannot.
+impl Discard for File {
+    fn discard(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        syscall::fallocate(self.as_raw_fd(), syscall::PUNCH_HOLE, offset, len)
+    }
+}
+
+/// A hole, or, where the space has to stay, `FALLOC_FL_ZERO_RANGE`. The block layer writes zeroes itself where the filesystem can
+/// do neither.
+impl WriteZeroes for File {
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Result<(), Errno> {
+        let mode = if flags.contains(RequestFlags::NOUNMAP) { syscall::ZERO_RANGE } else { syscall::PUNCH_HOLE };
+        syscall::fallocate(self.as_raw_fd(), mode, offset, len)
     }
 }

@@ -226,7 +226,7 @@ macro_rules! about_the_request {
 /// A request that the server owns until it answers.
 ///
 /// It is answered once, by [`complete`](Request::complete) or [`fail`](Request::fail): at once, or later, while others are
-/// served, or, once it is [detached](Request::detach), from another thread. One that is dropped unanswered fails with `EIO`.
+/// served, or from another thread, for which it is [detached](Request::detach) first. One that is dropped unanswered fails with `EIO`.
 /// One that is forgotten (`mem::forget`) stays unanswered, and its client waits, until
 /// [`Queue::fail_forgotten`](crate::Queue::fail_forgotten) or until the server has let go of the device.
 #[derive(Debug)]

@@ -61,6 +61,7 @@ impl Event {
 /// Stops a [`Server`](super::Server) from another thread, or from a signal handler: [`stop`](StopHandle::stop) is one
 /// `write(2)`. Several servers may have the same handle, and all of them stop.
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct StopHandle {
     /// Never read, so that it stays readable.
     event: Arc<Event>,
@@ -103,10 +104,10 @@ impl Wakeups {
         &self,
         news: &Event,
         other: &Fd,
-        time: Duration,
+        time: Option<Duration>,
         stops: bool,
     ) -> Result<Option<Stopped>, Error> {
-        self.poll(news, Some(other), Some(time), stops)
+        self.poll(news, Some(other), time, stops)
     }
 
     fn poll(
