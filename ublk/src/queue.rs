@@ -459,6 +459,8 @@ pub struct Answered {
     pub others: u64,
 }
 
+static_assertions::assert_impl_all!(Answered: Send, Sync);
+
 /// The poll of [`Queue::wake_on`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wakeup {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask orderings`: the crate's memory orderings are enough, and each of them is needed.
 //!
-//! `tools/orderings` runs the crate's own files with loom. That it passes says that the orderings are enough. Here the models
+//! `tools/ring-model` runs the crate's own files with loom. That it passes says that the orderings are enough. Here the models
 //! of a file are run once more for each ordering in it, weakened in a copy: every copy has to fail, else that ordering is not
 //! needed, or the model does not look where it is.
 
@@ -16,12 +16,12 @@ use crate::tally::Tally;
 use crate::workspace;
 
 /// The package of the models.
-const MODELS: &str = "tools/orderings";
+const MODELS: &str = "tools/ring-model";
 
 /// The folders whose files it includes.
 const FOLDERS: [&str; 2] = ["ublk/src/queue", "ublk/src/ring"];
 
-/// Each file that has orderings, and how the names of its models begin; in the order in which `tools/orderings` has them.
+/// Each file that has orderings, and how the names of its models begin; in the order in which `tools/ring-model` has them.
 const FILES: [(&str, &str); 3] = [
     ("ublk/src/ring/shared.rs", "ring: "),
     ("ublk/src/queue/mailbox.rs", "mailbox: "),
@@ -161,7 +161,7 @@ impl Copy {
         let arguments = ["build", "--locked", "--manifest-path"].map(OsStr::new);
         let folders = [manifest.as_os_str(), OsStr::new("--target-dir"), target().as_os_str()].map(OsStr::to_owned);
         let built = workspace::build(arguments.map(OsStr::to_owned).into_iter().chain(folders))?;
-        let program = built.into_iter().find(|built| built.target == "orderings");
+        let program = built.into_iter().find(|built| built.target == "ring-model");
         let program = program.ok_or_else(|| Failure::new(format!("{MODELS} builds no program")))?.path;
 
         let output = Command::new(&program).arg("--source").stdin(Stdio::null()).output();

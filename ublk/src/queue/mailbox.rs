@@ -11,7 +11,7 @@
 //!
 //! A box has one writer on each side: the one token of its tag, and the queue's thread.
 //!
-//! `tools/orderings` compiles this file with loom's atomics, and once more for each Acquire and Release in it, weakened: every
+//! `tools/ring-model` compiles this file with loom's atomics, and once more for each Acquire and Release in it, weakened: every
 //! such copy has to fail.
 
 use core::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How many references there are to what threads share, so that the last one to go ends it.
 //!
-//! `tools/orderings` compiles this file with loom's atomics, and weakens its orderings: every such copy has to fail.
+//! `tools/ring-model` compiles this file with loom's atomics, and weakens its orderings: every such copy has to fail.
 
 use core::sync::atomic::Ordering;
 

@@ -20,7 +20,7 @@ use crate::units::usize_from;
 /// Invariant S1: `rings` is as long as `geometry.ring_bytes`, `submissions` as `geometry.submissions_bytes`, which is
 /// `submission_entries` entries of `entry_bytes`.
 ///
-/// Only this file knows where anything lies, and `tools/orderings` puts a memory of its own in its place, in which each
+/// Only this file knows where anything lies, and `tools/ring-model` puts a memory of its own in its place, in which each
 /// access is watched.
 #[derive(Debug)]
 pub(super) struct Memory {

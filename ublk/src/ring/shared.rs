@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Both queues of a ring as they are shared with the kernel: every access to their words, and how it is ordered.
 //!
-//! `tools/orderings` compiles this file with a memory that notices each data race, and once more for each Acquire and
+//! `tools/ring-model` compiles this file with a memory that notices each data race, and once more for each Acquire and
 //! Release in it, weakened: every such copy has to fail. On x86 no plain run could show a difference.
 
 use core::sync::atomic::Ordering;

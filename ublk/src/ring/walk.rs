@@ -3,7 +3,7 @@
 //!
 //! The walk has each state of the ring once (memory, both sides' counters, what the plain queues hold) and from there takes
 //! every step that is possible. That is about whole steps; what the halves of two steps do to each other is the matter of
-//! `tools/orderings`.
+//! `tools/ring-model`.
 
 use std::collections::{HashSet, VecDeque};
 use std::vec::Vec;
