@@ -126,8 +126,8 @@ impl Memory {
     ///
     /// # Safety
     ///
-    /// As long as the result lives: no command of `tag` is in flight, and none is submitted; no other [`TagBuffer`] of `tag`
-    /// lives; a `Memory` of this mapping lives.
+    /// As long as the result is used: no command of `tag` is in flight, and none is submitted; no other [`TagBuffer`] of `tag`
+    /// is used; a `Memory` of this mapping lives.
     pub(super) unsafe fn lend(&self, tag: Tag, len: usize) -> Option<TagBuffer> {
         let offset = self.buffer_offset(tag)?;
         if len > self.header().len {
@@ -170,8 +170,8 @@ impl Drop for Memory {
 
 /// The buffer of one tag, while it is the server's.
 ///
-/// Invariant B1: the `len` bytes at `start` are initialised memory of a live mapping, and nobody else uses them as long
-/// as this value lives ([`Memory::lend`]).
+/// Invariant B1: the `len` bytes at `start` are initialised memory of a live mapping, and nobody else uses them until the
+/// request of its tag is answered, after which this value is not used any more ([`Memory::lend`]).
 #[derive(Debug)]
 pub(super) struct TagBuffer {
     start: NonNull<u8>,
