@@ -413,6 +413,11 @@ impl PreparedQueue {
 /// the kernel may still write to them. A pending fetch cannot be withdrawn; only the end of the device ends it. So a
 /// server stops its device first.
 ///
+/// Where that cannot be, the thread has to end, and everybody has to let go of the char device. On Linux 6.12 a request that is
+/// under way while the ring ends is given to the thread if that lives on, and nobody ever answers it: its client waits for good, and
+/// so does a stop. A duplicate of the ring's descriptor (`as_fd().try_clone_to_owned()`), closed when the thread was joined,
+/// excludes that. Linux 7.3 fails such requests. A queue that is forgotten (`mem::forget`) holds its device until the process ends.
+///
 /// Invariant Q1: a tag is in `in_flight` from before its command is staged until the command's completion was taken.
 /// Its buffer is then the kernel's. The buffers are unmapped only while `in_flight` is empty.
 ///

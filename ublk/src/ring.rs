@@ -14,7 +14,7 @@
 //! - [`Local`]: entries of 64 bytes, bound to the one thread that enabled it, with `IORING_SETUP_SINGLE_ISSUER` and
 //!   `IORING_SETUP_DEFER_TASKRUN`. That pair is not an optimisation here: without it the kernel writes a request's data
 //!   whenever it likes, into the buffers of a ring that was closed already too; with it only while this thread is inside
-//!   `io_uring_enter`. A kernel that does not have the pair gets an error, never a ring without it.
+//!   `io_uring_enter`, as long as the ring lives. A kernel that does not have the pair gets an error, never a ring without it.
 //!
 //! SQPOLL is not offered: the thread that polls would become the daemon of every tag, and `DEFER_TASKRUN` excludes it.
 //! IOPOLL is not offered: control commands are refused on such a ring.
