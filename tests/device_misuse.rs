@@ -671,7 +671,8 @@ fn a_start_and_a_stop_that_nobody_waits_for_cost_their_control_handle_and_no_mor
         assert_eq!(device.control().features(), Err(Error::ControlAbandoned));
         assert!(matches!(device.begin_stop(), Err(Error::ControlAbandoned)));
         let path = format!("/dev/ublkb{id}");
-        while !fs::exists(&path).unwrap() {
+        // The node is there a moment before it can be opened.
+        while fs::File::open(&path).is_err() {
             thread::yield_now();
         }
         let clients = clients(scope, id);
