@@ -43,6 +43,9 @@ const DEPTH: u16 = 8;
 
 const CLIENTS: u64 = 4;
 
+/// Clients that begin to write when the misuse is done.
+const LATE: u64 = 2;
+
 /// What clients write.
 const WRITTEN: u8 = 0xab;
 
@@ -58,18 +61,25 @@ fn device(queues: u16) -> Device {
     Device::add(Control::open().unwrap(), &wanted, &params()).unwrap()
 }
 
-/// Memory that has to stay as it is. Each part is too long for the allocator to have kept it, so that it comes from where the
-/// kernel has room: where something was unmapped, for instance.
+/// Memory that has to stay as it is. The parts are of lengths that the allocator gets from the kernel, which puts them where there is
+/// room: where a queue's memory was unmapped, if it was, a long one and then a short one.
 struct Canaries(Vec<Vec<u8>>);
 
 impl Canaries {
-    /// Twice as much as a queue has.
     fn lay() -> Canaries {
-        Canaries((0..4).map(|_| vec![PATTERN; LARGEST * usize::from(DEPTH) / 2]).collect())
+        let long = LARGEST * usize::from(DEPTH) * 3 / 4;
+        let lens = [long; 8].into_iter().chain([LARGEST + LARGEST / 4; 8]);
+        Canaries(lens.map(|len| vec![PATTERN; len]).collect())
     }
 
     fn assert_intact(&self) {
-        assert!(self.0.iter().flatten().all(|byte| *byte == PATTERN));
+        // Compared as a whole, which is fast.
+        assert!(self.0.iter().all(|part| *part == vec![PATTERN; part.len()]));
+    }
+
+    /// Whether they lie where `address` is.
+    fn hold(&self, address: usize) -> bool {
+        self.0.iter().any(|part| part.as_ptr_range().contains(&std::ptr::without_provenance(address)))
     }
 }
 
@@ -205,6 +215,7 @@ fn misuse<K: Send>(early: impl FnOnce(Queue) -> K + Send, late: impl FnOnce(K)) 
     let (leave, set_off) = event();
     // The ring's second descriptor waits here.
     let (second, ring) = mpsc::channel();
+    let (misbehaved, has_misbehaved) = mpsc::channel();
     let ended = &AtomicU64::new(0);
     let (left, errnos) = thread::scope(|scope| {
         let server = scope.spawn(move || {
@@ -212,9 +223,13 @@ fn misuse<K: Send>(early: impl FnOnce(Queue) -> K + Send, late: impl FnOnce(K)) 
             let queue = prepared.fetch().unwrap();
             second.send(queue.as_fd().try_clone_to_owned().unwrap()).unwrap();
             serve_until(&queue, &leave);
+            let buffer = answered_write(&queue);
             let kept = early(queue);
             let after = Canaries::lay();
-            while in_flight(id) + ended.load(Ordering::Relaxed) < CLIENTS {
+            // It is the kernel's still, as that of every tag that is fetched, and nobody else has got it.
+            assert!(is_mapped(buffer) && !after.hold(buffer));
+            misbehaved.send(()).unwrap();
+            while in_flight(id) + ended.load(Ordering::Relaxed) < CLIENTS + LATE {
                 enter_the_kernel(1);
             }
             enter_the_kernel(1000);
@@ -225,6 +240,16 @@ fn misuse<K: Send>(early: impl FnOnce(Queue) -> K + Send, late: impl FnOnce(K)) 
         device.start().unwrap();
         let clients = counted_clients(scope, id, ended);
         drop(set_off);
+        // Where the thread has failed, its end is told below.
+        if has_misbehaved.recv().is_ok() {
+            // What these write is sent when the canaries are there.
+            for number in 0..LATE {
+                scope.spawn(move || {
+                    client(id, CLIENTS + 2 * number, &mpsc::channel().0);
+                    ended.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        }
         let left = server.join();
         drop(ring);
         device.let_go();
@@ -429,12 +454,10 @@ fn a_descriptor_of_the_ring_that_outlives_the_queue_can_be_polled_and_takes_noth
                 enter_the_kernel(10);
             }
             canaries.assert_intact();
-            (buffer, canaries)
+            assert!(is_mapped(buffer) && !canaries.hold(buffer));
+            canaries
         },
-        |(buffer, canaries)| {
-            assert!(is_mapped(buffer));
-            canaries.assert_intact();
-        },
+        |canaries| canaries.assert_intact(),
     );
 }
 
