@@ -897,7 +897,7 @@ fn a_start_whose_thread_has_ended_is_given_up_and_its_device_deleted() {
     let mut starting = device.begin_start().unwrap();
     let ended = Fd::from(OwnedFd::from(has_ended));
     loop {
-        let [_, is_over] = ublk::poll([starting.fd().raw(), ended.raw()], Some(starting.time_left())).unwrap();
+        let [_, is_over] = ublk::poll([starting.fd().raw(), ended.raw()], starting.time_left()).unwrap();
         if is_over {
             break;
         }
