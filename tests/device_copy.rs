@@ -378,13 +378,13 @@ fn a_stop_waits_for_a_slow_target_as_long_as_it_answers() {
     let written = Arc::new(AtomicU64::new(0));
     let count = written.clone();
     let stop = StopHandle::new().unwrap();
-    let server = Server::new(NewDevice::new(), params()).stop_on(&stop).stop_patience(Duration::from_millis(700));
+    let server = Server::new(NewDevice::new(), params()).stop_on(&stop).stop_patience(Duration::from_millis(1500));
     let (live, is_live) = mpsc::channel();
     let thread = thread::spawn(move || {
         let target = |request: Request<'_>| {
             if request.operation() == Operation::WRITE {
                 // A disk that takes its time: for all of it many times the patience.
-                thread::sleep(Duration::from_millis(200));
+                thread::sleep(Duration::from_millis(250));
                 count.fetch_add(request.len_bytes(), Ordering::SeqCst);
             }
             request.complete();

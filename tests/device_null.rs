@@ -6,10 +6,10 @@
 mod harness;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::os::unix::fs::FileExt;
+use std::process::Command;
 
+use harness::program::Program;
 use harness::{Aligned, exists, nodes};
 use ublk::{Control, DeviceId};
 
@@ -17,76 +17,6 @@ const MIB: u64 = 1 << 20;
 
 /// Each server with the most bytes that its file may have.
 const SERVERS: [(&str, u64); 2] = [("null", 400 << 10), ("null-no-std", 48 << 10)];
-
-/// A null server whose disk can be used.
-struct Null {
-    program: Child,
-    says: BufReader<ChildStdout>,
-    path: String,
-}
-
-impl Null {
-    /// Starts it and waits until it prints its path.
-    fn start(name: &str, arguments: &[&str]) -> Null {
-        let started = Command::new(name).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-        let mut program = started.unwrap_or_else(|error| panic!("{name} on the PATH: {error}"));
-        let mut says = BufReader::new(program.stdout.take().unwrap());
-        let mut line = String::new();
-        says.read_line(&mut line).unwrap();
-        let path = line.strip_suffix('\n').unwrap_or(&line).to_owned();
-        assert!(path.starts_with("/dev/ublkb"), "{line:?}, and it ended with {:?}", program.try_wait());
-        Null { program, says, path }
-    }
-
-    fn id(&self) -> DeviceId {
-        DeviceId::new(self.path.strip_prefix("/dev/ublkb").unwrap().parse().unwrap())
-    }
-
-    /// The block device past the page cache.
-    fn open(&self) -> File {
-        OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(&self.path).unwrap()
-    }
-
-    /// What the block layer says in this file of `/sys/block/ublkbN`.
-    fn attribute(&self, file: &str) -> String {
-        fs::read_to_string(format!("/sys/block/ublkb{}/{file}", self.id())).unwrap().trim().to_owned()
-    }
-
-    /// What the kernel says in this file of the process.
-    fn process(&self, file: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{file}", self.program.id())).unwrap()
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.program.id().to_string()]).status();
-        assert!(status.unwrap().success());
-    }
-
-    /// Waits for its end; the status, and what it printed after its path.
-    fn ended(mut self) -> (ExitStatus, String) {
-        let mut rest = String::new();
-        self.says.read_to_string(&mut rest).unwrap();
-        (self.program.wait().unwrap(), rest)
-    }
-
-    /// Stops it and waits for its end.
-    fn stop(self) {
-        self.signal("TERM");
-        let (status, says) = self.ended();
-        assert!(status.success(), "{status}: {says}");
-    }
-}
-
-impl Drop for Null {
-    /// A test that fails leaves no server behind for the next to stumble over.
-    fn drop(&mut self) {
-        if let Ok(None) = self.program.try_wait() {
-            // The test has failed by now, and says why; there is nothing to add if this fails too.
-            let _ = self.program.kill().and_then(|()| self.program.wait());
-            let _ = Control::open().and_then(|mut control| control.delete(self.id()));
-        }
-    }
-}
 
 /// Whether these bytes of the disk are zeroes.
 fn reads_zeroes(disk: &File, offset: u64, len: usize) -> bool {
@@ -99,7 +29,7 @@ fn reads_zeroes(disk: &File, offset: u64, len: usize) -> bool {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn reads_give_zeroes_also_where_other_bytes_were_written() {
     for (name, _) in SERVERS {
-        let null = Null::start(name, &[]);
+        let null = Program::start(name, &[]);
         assert_eq!(null.attribute("size"), "524288", "{name}");
         let disk = null.open();
         // More requests than there are tags, so that every buffer has held other bytes by the time it is read into.
@@ -122,7 +52,7 @@ fn reads_give_zeroes_also_where_other_bytes_were_written() {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_full_queue_of_reads_and_writes_is_served() {
     for (name, _) in SERVERS {
-        let null = Null::start(name, &[]);
+        let null = Program::start(name, &[]);
         let job =
             ["--name=job", "--direct=1", "--ioengine=libaio", "--rw=randrw", "--bsrange=512-64k", "--norandommap"];
         let deep = ["--iodepth=128", "--numjobs=2", "--number_ios=4000", "--size=128M", "--offset_increment=128M"];
@@ -140,7 +70,7 @@ fn a_full_queue_of_reads_and_writes_is_served() {
 fn sigint_and_sigterm_end_it_with_requests_under_way_and_leave_no_node() {
     for (name, _) in SERVERS {
         for (signal, says) in [("INT", "null: stopped by SIGINT\n"), ("TERM", "null: stopped by SIGTERM\n")] {
-            let null = Null::start(name, &[]);
+            let null = Program::start(name, &[]);
             let id = null.id();
             // Through the page cache, and not synced: the server gets it while it stops.
             let client = OpenOptions::new().write(true).open(&null.path).unwrap();
@@ -161,7 +91,7 @@ fn sigint_and_sigterm_end_it_with_requests_under_way_and_leave_no_node() {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_device_that_is_deleted_from_outside_ends_it() {
     for (name, _) in SERVERS {
-        let null = Null::start(name, &[]);
+        let null = Program::start(name, &[]);
         Control::open().unwrap().delete(null.id()).unwrap();
         let (status, _) = null.ended();
         assert_eq!(status.code(), Some(0), "{name}");
@@ -187,10 +117,10 @@ fn what_keeps_it_from_serving_is_said_and_leaves_no_node() {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn it_is_one_small_file_with_no_library_beside_it() {
     for (name, most_bytes) in SERVERS {
-        let null = Null::start(name, &[]);
-        let maps = null.process("maps");
+        let null = Program::start(name, &[]);
+        let maps = null.about("maps");
         let files: Vec<&str> = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).collect();
-        let program = fs::read_link(format!("/proc/{}/exe", null.program.id())).unwrap();
+        let program = fs::read_link(format!("/proc/{}/exe", null.process.id())).unwrap();
         for file in files {
             let own = [program.to_str().unwrap(), &format!("/dev/ublkc{}", null.id())].contains(&file);
             assert!(own || file.contains("[io_uring]"), "{name} has mapped {file}");
@@ -204,24 +134,24 @@ fn it_is_one_small_file_with_no_library_beside_it() {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn the_server_without_std_runs_on_a_stack_of_16_kib_with_a_guard_below() {
-    let null = Null::start("null-no-std", &[]);
-    let process = null.program.id();
+    let null = Program::start("null-no-std", &[]);
+    let process = null.process.id();
     let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|entry| entry.unwrap().file_name());
     let threads: Vec<String> = threads.map(|name| name.into_string().unwrap()).collect();
     // The kernel has threads of its own in the process, which run its control commands.
     let is_servers = |thread: &&String| {
-        **thread != process.to_string() && null.process(&format!("task/{thread}/comm")).trim() == "null-no-std"
+        **thread != process.to_string() && null.about(&format!("task/{thread}/comm")).trim() == "null-no-std"
     };
     let server: Vec<&String> = threads.iter().filter(is_servers).collect();
     assert_eq!(server.len(), 1, "{threads:?}");
     // A thread that waits has nine words: the system call, its arguments, the stack pointer, the program counter.
     let stack_pointer = loop {
-        let words = null.process(&format!("task/{}/syscall", server[0]));
+        let words = null.about(&format!("task/{}/syscall", server[0]));
         if let Some(word) = words.split(' ').nth(7) {
             break hexadecimal(word.trim_start_matches("0x"));
         }
     };
-    let maps = null.process("maps");
+    let maps = null.about("maps");
     let areas: Vec<(u64, u64, &str)> = maps.lines().map(area).collect();
     let stack = areas.iter().position(|(start, end, _)| (*start..*end).contains(&stack_pointer)).unwrap();
     let (start, end, rights) = areas[stack];
@@ -246,8 +176,10 @@ fn area(line: &str) -> (u64, u64, &str) {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn options_of_the_server_with_std_are_what_the_block_layer_reports() {
-    let null =
-        Null::start("null", &["--size", "17M", "--block-size", "4096", "--queues", "2", "--depth", "32", "--id", "11"]);
+    let null = Program::start(
+        "null",
+        &["--size", "17M", "--block-size", "4096", "--queues", "2", "--depth", "32", "--id", "11"],
+    );
     assert_eq!(null.path, "/dev/ublkb11");
     assert_eq!(null.attribute("size"), (17 * 2048).to_string());
     assert_eq!(null.attribute("queue/logical_block_size"), "4096");

@@ -7,12 +7,13 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
+use harness::program::Program;
 use harness::{Aligned, exists, nodes, serve};
 use ublk::{Cache, Control, DeviceId, Errno, NewDevice, Operation, Params, Request, Sectors};
 
@@ -37,74 +38,15 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// A RAM disk that can be used.
-struct Disk {
-    program: Child,
-    says: BufReader<ChildStdout>,
-    path: String,
+fn start(arguments: &[&str]) -> Program {
+    Program::start("ramdisk", arguments)
 }
 
-impl Disk {
-    /// Starts it and waits until it prints its path.
-    fn start(arguments: &[&str]) -> Disk {
-        let mut program = ramdisk(arguments).stdout(Stdio::piped()).spawn().expect("ramdisk on the PATH");
-        let mut says = BufReader::new(program.stdout.take().unwrap());
-        let mut line = String::new();
-        says.read_line(&mut line).unwrap();
-        let path = line.strip_suffix('\n').unwrap_or(&line).to_owned();
-        assert!(path.starts_with("/dev/ublkb"), "{line:?}, and it ended with {:?}", program.try_wait());
-        Disk { program, says, path }
-    }
-
-    fn id(&self) -> DeviceId {
-        DeviceId::new(self.path.strip_prefix("/dev/ublkb").unwrap().parse().unwrap())
-    }
-
-    /// What the block layer says in this file of `/sys/block/ublkbN`.
-    fn attribute(&self, file: &str) -> String {
-        let path = format!("/sys/block/ublkb{}/{file}", self.id());
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")).trim().to_owned()
-    }
-
-    /// The block device past the page cache.
-    fn open(&self) -> File {
-        OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(&self.path).unwrap()
-    }
-
-    /// Bytes of memory that the server has.
-    fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.program.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
-    }
-
-    fn signal(&self, name: &str) {
-        run("kill", &[&format!("-{name}"), &self.program.id().to_string()]);
-    }
-
-    /// Waits for its end; the status, and what it printed after its path.
-    fn ended(mut self) -> (ExitStatus, String) {
-        let mut rest = String::new();
-        self.says.read_to_string(&mut rest).unwrap();
-        (self.program.wait().unwrap(), rest)
-    }
-
-    /// Stops it and waits for its end.
-    fn stop(self) {
-        self.signal("TERM");
-        let (status, says) = self.ended();
-        assert!(status.success(), "{status}: {says}");
-    }
-}
-
-impl Drop for Disk {
-    /// A test that fails leaves no server behind for the next to stumble over.
-    fn drop(&mut self) {
-        if let Ok(None) = self.program.try_wait() {
-            // The test has failed by now, and says why; there is nothing to add if this fails too.
-            let _ = self.program.kill().and_then(|()| self.program.wait());
-            let _ = Control::open().and_then(|mut control| control.delete(self.id()));
-        }
-    }
+/// Bytes of memory that a server has.
+fn resident_bytes(disk: &Program) -> u64 {
+    let status = disk.about("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// 4096 bytes at a block, which say where they stand and `mark`.
@@ -220,7 +162,7 @@ fn a_number_that_no_disk_can_have_is_a_failure_that_says_so_and_makes_no_device(
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn an_id_that_is_taken_is_a_failure_that_names_it_and_the_first_serves_on() {
-    let first = Disk::start(&["--size", "1M", "--id", "7"]);
+    let first = start(&["--size", "1M", "--id", "7"]);
     assert_eq!(first.path, "/dev/ublkb7");
     first.open().write_all_at(&block(3, 5), 3 * 4096).unwrap();
 
@@ -237,7 +179,7 @@ fn an_id_that_is_taken_is_a_failure_that_names_it_and_the_first_serves_on() {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_read_only_disk_is_read_and_refuses_writes() {
-    let disk = Disk::start(&["--size", "1M", "--read-only"]);
+    let disk = start(&["--size", "1M", "--read-only"]);
     assert_eq!(disk.attribute("ro"), "1");
     let mut bytes = Aligned::filled(4096, 1);
     File::open(&disk.path).unwrap().read_exact_at(&mut bytes, 0).unwrap();
@@ -272,7 +214,7 @@ fn help_goes_to_standard_output_and_makes_no_device() {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn the_path_stands_alone_on_the_first_line_and_the_device_can_be_used_by_then() {
-    let disk = Disk::start(&[]);
+    let disk = start(&[]);
     // Nothing is waited for here.
     let file = disk.open();
     file.write_all_at(&block(9, 1), 9 * 4096).unwrap();
@@ -287,21 +229,21 @@ fn the_path_stands_alone_on_the_first_line_and_the_device_can_be_used_by_then() 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn options_are_what_the_block_layer_reports() {
-    let disk = Disk::start(&["--size", "17M", "--block-size", "4096", "--queues", "2", "--depth", "32", "--id", "11"]);
+    let disk = start(&["--size", "17M", "--block-size", "4096", "--queues", "2", "--depth", "32", "--id", "11"]);
     assert_eq!(disk.path, "/dev/ublkb11");
     assert_eq!(disk.attribute("size"), (17 * 2048).to_string());
     assert_eq!(disk.attribute("queue/logical_block_size"), "4096");
     let queues = fs::read_dir("/sys/block/ublkb11/mq").unwrap().count();
     let info = Control::open().unwrap().info(DeviceId::new(11)).unwrap();
     assert_eq!((queues, info.depth()), (info.queues().into(), 32));
-    assert_eq!(info.server_process(), Some(disk.program.id()));
+    assert_eq!(info.server_process(), Some(disk.process.id()));
     // Half of a block is not to be had.
     let half = disk.open().read_exact_at(&mut Aligned::filled(4096, 0)[..512], 512);
     assert_eq!(half.unwrap_err().raw_os_error(), Some(libc::EINVAL));
     disk.stop();
 
     for block_size in ["512", "1024", "2048"] {
-        let disk = Disk::start(&["--size", "1M", "--block-size", block_size]);
+        let disk = start(&["--size", "1M", "--block-size", block_size]);
         assert_eq!(disk.attribute("queue/logical_block_size"), block_size);
         disk.stop();
     }
@@ -311,7 +253,7 @@ fn options_are_what_the_block_layer_reports() {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn every_sector_of_an_odd_size_is_there_and_nothing_behind_it() {
     // No whole number of the chunks that it keeps: 195 sectors, each written alone, and read in one go.
-    let disk = Disk::start(&["--size", "99840"]);
+    let disk = start(&["--size", "99840"]);
     let file = disk.open();
     let mut sector = Aligned::filled(512, 0);
     for number in 0..195_u8 {
@@ -333,7 +275,7 @@ fn every_sector_of_an_odd_size_is_there_and_nothing_behind_it() {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn sigint_and_sigterm_stop_it_cleanly_and_it_says_which() {
     for (signal, says) in [("INT", "ramdisk: stopped by SIGINT\n"), ("TERM", "ramdisk: stopped by SIGTERM\n")] {
-        let disk = Disk::start(&["--size", "1M"]);
+        let disk = start(&["--size", "1M"]);
         let id = disk.id();
         disk.open().write_all_at(&block(0, 1), 0).unwrap();
         disk.signal(signal);
@@ -347,7 +289,7 @@ fn sigint_and_sigterm_stop_it_cleanly_and_it_says_which() {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_client_that_keeps_the_device_open_does_not_keep_it_from_stopping() {
-    let disk = Disk::start(&["--size", "8M", "--id", "33"]);
+    let disk = start(&["--size", "8M", "--id", "33"]);
     let client = OpenOptions::new().write(true).open(&disk.path).unwrap();
     // Through the page cache, and not synced: the server gets it while it stops.
     client.write_all_at(&vec![7; 4 << 20], 0).unwrap();
@@ -358,14 +300,14 @@ fn a_client_that_keeps_the_device_open_does_not_keep_it_from_stopping() {
     assert_eq!(client.sync_all().map_err(|error| error.raw_os_error()), Ok(()));
     drop(client);
     // Now that it is let go, the id is free.
-    let again = Disk::start(&["--size", "8M", "--id", "33"]);
+    let again = start(&["--size", "8M", "--id", "33"]);
     again.stop();
 }
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_device_that_is_deleted_from_outside_ends_it_and_it_says_so() {
-    let disk = Disk::start(&["--size", "1M"]);
+    let disk = start(&["--size", "1M"]);
     let mut control = Control::open().unwrap();
     control.delete(disk.id()).unwrap();
     let (status, said) = disk.ended();
@@ -376,9 +318,9 @@ fn a_device_that_is_deleted_from_outside_ends_it_and_it_says_so() {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn killed_it_leaves_its_char_device_and_a_deletion_cleans_that_up() {
-    let mut disk = Disk::start(&["--size", "1M", "--id", "21"]);
+    let mut disk = start(&["--size", "1M", "--id", "21"]);
     disk.open().write_all_at(&block(0, 1), 0).unwrap();
-    disk.program.kill().unwrap();
+    disk.process.kill().unwrap();
     let (status, said) = disk.ended();
     assert_eq!((status.signal(), said.as_str()), (Some(libc::SIGKILL), ""));
     let id = DeviceId::new(21);
@@ -390,7 +332,7 @@ fn killed_it_leaves_its_char_device_and_a_deletion_cleans_that_up() {
     assert!(String::from_utf8_lossy(&second.stderr).contains("EEXIST"));
     control.delete(id).unwrap();
     assert_eq!(nodes(), [""; 0]);
-    let again = Disk::start(&["--size", "1M", "--id", "21"]);
+    let again = start(&["--size", "1M", "--id", "21"]);
     // Its memory died with it.
     assert!(read_block(&again.open(), 0).iter().all(|byte| *byte == 0));
     again.stop();
@@ -401,7 +343,7 @@ fn killed_it_leaves_its_char_device_and_a_deletion_cleans_that_up() {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn what_was_written_is_read_and_what_was_not_is_zeroes() {
-    let disk = Disk::start(&["--size", "16M", "--queues", "2"]);
+    let disk = start(&["--size", "16M", "--queues", "2"]);
     let file = disk.open();
     // Every third block, backwards, across the chunks that it keeps.
     for number in (0..4096).rev().filter(|number| number % 3 == 0) {
@@ -420,14 +362,14 @@ fn what_was_written_is_read_and_what_was_not_is_zeroes() {
 fn a_discard_gives_memory_back_and_reads_as_zeroes() {
     const MIB: u64 = 1 << 20;
     // Few tags, so that their buffers are few too.
-    let disk = Disk::start(&["--size", "128M", "--depth", "8"]);
+    let disk = start(&["--size", "128M", "--depth", "8"]);
     let file = disk.open();
-    let empty = disk.resident_bytes();
+    let empty = resident_bytes(&disk);
     let data = Aligned::filled(1 << 20, 0xa5);
     for mib in 0..96 {
         file.write_all_at(&data, mib * MIB).unwrap();
     }
-    let full = disk.resident_bytes();
+    let full = resident_bytes(&disk);
     assert!(full > empty + 90 * MIB, "{empty} bytes before and {full} with 96 MiB written");
 
     // From the 8th to the 72nd MiB: what lies around it stays.
@@ -438,10 +380,10 @@ fn a_discard_gives_memory_back_and_reads_as_zeroes() {
         let expected = if (8..72).contains(&mib) || mib >= 96 { 0 } else { 0xa5 };
         assert!(bytes.iter().all(|byte| *byte == expected), "MiB {mib}");
     }
-    let partly = disk.resident_bytes();
+    let partly = resident_bytes(&disk);
     assert!(partly + 56 * MIB < full, "{full} bytes before, {partly} after a discard of 64 MiB");
     run("blkdiscard", &[&disk.path]);
-    let discarded = disk.resident_bytes();
+    let discarded = resident_bytes(&disk);
     assert!(discarded + 80 * MIB < full, "{full} bytes before, {discarded} after a discard of everything");
 
     // A discard of less than a chunk clears no more and no less.
@@ -474,7 +416,7 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_file_system_holds_its_files_across_mounts_and_is_found_clean() {
-    let disk = Disk::start(&["--size", "64M", "--queues", "2"]);
+    let disk = start(&["--size", "64M", "--queues", "2"]);
     let place = std::env::temp_dir().join(format!("ublk-test-{}", std::process::id()));
     fs::create_dir(&place).unwrap();
     let at = place.to_str().unwrap();
@@ -533,7 +475,7 @@ fn fio_verifies(path: &str, mib_each: u32) -> Output {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn fio_finds_no_error_with_four_jobs_on_two_queues_slow() {
     let mut log = KernelLog::from_now_on();
-    let disk = Disk::start(&["--size", "256M", "--queues", "2", "--depth", "64"]);
+    let disk = start(&["--size", "256M", "--queues", "2", "--depth", "64"]);
     let output = fio_verifies(&disk.path, 64);
     let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     println!("{printed}");
@@ -587,7 +529,7 @@ fn fio_finds_the_one_sector_that_a_disk_forgets() {
 fn a_hundred_rounds_leave_no_node_no_process_and_no_complaint_of_the_kernel_slow() {
     let mut log = KernelLog::from_now_on();
     for round in 0..100 {
-        let disk = Disk::start(&["--size", "4M", "--queues", "2", "--depth", "16"]);
+        let disk = start(&["--size", "4M", "--queues", "2", "--depth", "16"]);
         // Every id is given back.
         assert_eq!(disk.path, "/dev/ublkb0", "round {round}");
         let file = disk.open();

@@ -311,7 +311,8 @@ impl Device {
             self.let_go();
             self.control = Control::open()?;
         }
-        if self.queues.iter().any(|word| *word != 0) {
+        // Whoever served it, this process or one that adopted its queues, may have left requests behind.
+        if self.phase == Phase::Begun || self.queues.iter().any(|word| *word != 0) {
             // The queues' rings end on the kernel's own time. The char device can be had again when the driver is through with
             // them, and has answered what they left.
             self.let_go();

@@ -130,7 +130,7 @@ impl Server {
         self
     }
 
-    /// Sets how long a server that is to stop waits while its target answers no request: 30 s unless set. What is not answered
+    /// Sets how long a server that is to stop waits while its target gets and answers no request: 30 s unless set. What is not answered
     /// then fails with `EIO`. A target that is slow, and answers one request after the other, is waited for as long as it takes:
     /// the page cache is written back before the disk is gone.
     pub const fn stop_patience(mut self, patience: Duration) -> Server {
@@ -187,7 +187,7 @@ impl Server {
             abandon: Event::new()?,
             starting: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            answered: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
         };
         let mut device = Device::add(Control::open()?, &self.device, &self.params)?;
         device.control().set_stop_patience(self.patience);
@@ -201,19 +201,23 @@ impl Server {
         let (report, reports) = mpsc::channel();
         let served = thread::scope(|scope| {
             let mut session = Session::new(&mut device, &shared, &wakeups, &reports);
+            let mut threads = Vec::new();
             for daemon in daemons {
                 let name = format!("ublk{}q{}", session.device().id(), daemon.queue.id());
                 let (report, shared) = (report.clone(), &shared);
                 let spawned =
                     thread::Builder::new().name(name).spawn_scoped(scope, move || daemon.run(shared, &report));
-                spawned.map_err(|error| {
+                threads.push(spawned.map_err(|error| {
                     // The one errno that pthread_create(3) documents for want of threads.
                     SystemCall::Thread.failed(error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
-                })?;
+                })?);
                 session.note_spawned();
             }
             drop(report);
-            session.serve(started)
+            let served = session.serve(started);
+            // What a thread returns is let go when the thread is gone.
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+            served
         });
         let deleted = device.delete();
         match served {

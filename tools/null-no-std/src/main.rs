@@ -58,7 +58,10 @@ fn run() -> Result<c_int, Error> {
     let signals = Signals::block()?;
     let stop = signals.fd().raw();
     let server = || serve(stop).map_or_else(console::complain, |()| 0);
-    small_thread::run(STACK_BYTES, server).map_err(|errno| Error::System { call: SystemCall::Thread, errno })
+    let ended = small_thread::run(STACK_BYTES, server);
+    // The signal that ended it is not to be let through now.
+    signals.take();
+    ended.map_err(|errno| Error::System { call: SystemCall::Thread, errno })
 }
 
 fn serve(stop: i32) -> Result<(), Error> {

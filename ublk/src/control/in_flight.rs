@@ -13,7 +13,8 @@ use crate::syscall::Fd;
 /// A control command that was sent, and not answered yet: [`Starting`] or [`Stopping`].
 ///
 /// It is polled beside the queues of its device, which have to be served meanwhile: one thread can do both. Dropped before
-/// the answer came it gives up on it: the command may succeed all the same, and the control handle answers nothing more.
+/// the answer came it gives up on it: the command may succeed all the same, or be taken back where the handle is closed too, and
+/// the control handle answers nothing more.
 #[derive(Debug)]
 #[must_use = "a command whose answer is not waited for costs the control handle"]
 pub struct InFlight<'c> {

@@ -6,6 +6,7 @@ use core::panic::AssertUnwindSafe;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use std::boxed::Box;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic;
 use std::string::String;
 use std::sync::mpsc;
@@ -14,7 +15,7 @@ use std::time::Instant;
 use crate::control::CpuSet;
 use crate::errno::Errno;
 use crate::error::{Error, Message};
-use crate::queue::{Answered, PreparedQueue, Queue, Request};
+use crate::queue::{Answered, Operation, PreparedQueue, Queue, Request};
 use crate::server::stop::Event;
 
 /// How long the threads of a device that is stopped, or abandoned, may take to notice.
@@ -31,28 +32,30 @@ pub(super) struct Shared<T> {
     pub(super) abandon: Event,
     pub(super) starting: AtomicBool,
     pub(super) stopping: AtomicBool,
-    /// Counts on as requests are answered while the device is being started or stopped, as a sign of progress. Reads count for
-    /// the start, which reads the partition table, and not for the stop, which writes: a client that goes on reading is no
-    /// progress.
-    pub(super) answered: AtomicU64,
+    /// Counts on as requests are delivered and answered while the device is being started or stopped, as a sign of progress.
+    /// Reads count for the start, which reads the partition table, and not for the stop, which writes: a client that goes on
+    /// reading is no progress.
+    pub(super) moved: AtomicU64,
 }
 
 impl<T> Shared<T> {
-    /// Counts what the queue has answered since `seen`, which is brought up to now.
-    fn note_progress(&self, queue: &Queue, seen: &mut Answered) {
+    /// Counts what the queue has answered since `seen`, which is brought up to now, and what was delivered.
+    fn note_progress(&self, queue: &Queue, seen: &mut Answered, delivered: Option<Operation>) {
         let starting = self.starting.load(Ordering::Relaxed);
         if starting || self.stopping.load(Ordering::Relaxed) {
             let before = core::mem::replace(seen, queue.answered());
-            if seen.others != before.others || (starting && seen.reads != before.reads) {
-                self.answered.fetch_add(1, Ordering::Relaxed);
+            let reads = starting && seen.reads != before.reads;
+            let others = seen.others != before.others || delivered.is_some_and(|what| what != Operation::READ);
+            if reads || others {
+                self.moved.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
-    /// Whether requests were answered since `before`, which is brought up to now.
+    /// Whether anything has moved since `before`, which is brought up to now.
     pub(super) fn has_progressed(&self, before: &mut u64) -> bool {
-        let answered = self.answered.load(Ordering::Relaxed);
-        core::mem::replace(before, answered) != answered
+        let now = self.moved.load(Ordering::Relaxed);
+        core::mem::replace(before, now) != now
     }
 }
 
@@ -70,20 +73,30 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Serves the queue, and reports its end, whatever that is.
-    pub(super) fn run<T>(self, shared: &Shared<T>, report: &mpsc::Sender<Report>)
+    ///
+    /// What is returned of a queue that was not finished is to be dropped when the thread has ended: on Linux 6.12 a request
+    /// that is being delivered to a ring that ends before its thread does is never ended itself.
+    pub(super) fn run<T>(self, shared: &Shared<T>, report: &mpsc::Sender<Report>) -> Option<OwnedFd>
     where
         T: Fn(Request<'_>) + Sync,
     {
         let id = self.queue.id();
-        let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(shared, report)));
+        let mut ring = None;
+        let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(shared, report, &mut ring)));
         let ended = served.unwrap_or_else(|payload| Err(Error::Panicked { queue: id, message: said(payload) }));
         // The other end is gone only where nobody wants to know any more.
         let _ = report.send(Report::Ended(ended));
         shared.news.notify();
+        ring
     }
 
     /// Serves until the device is stopped, or the server is to be abandoned.
-    fn serve<T>(self, shared: &Shared<T>, report: &mpsc::Sender<Report>) -> Result<(), Error>
+    fn serve<T>(
+        self,
+        shared: &Shared<T>,
+        report: &mpsc::Sender<Report>,
+        ring: &mut Option<OwnedFd>,
+    ) -> Result<(), Error>
     where
         T: Fn(Request<'_>) + Sync,
     {
@@ -91,20 +104,34 @@ impl Daemon {
         if let Some(cpus) = self.cpus {
             cpus.pin_thread()?;
         }
-        let mut queue = self.queue.fetch()?;
+        let mut served = Served { queue: self.queue.fetch()?, ring };
+        let queue = &mut served.queue;
         queue.wake_on(shared.abandon.fd())?;
         // What the driver refuses of the fetches, it has refused by now.
-        let mut panicked = answer_all(&queue, shared)?;
-        let mut seen = queue.answered();
+        let mut seen = Answered::default();
+        let mut panicked = answer_all(queue, shared, &mut seen)?;
         let _ = report.send(Report::Fetched);
         shared.news.notify();
         while !queue.is_finished() && !queue.is_woken() {
             queue.wait(None)?;
-            panicked = panicked.or(answer_all(&queue, shared)?);
-            shared.note_progress(&queue, &mut seen);
+            panicked = panicked.or(answer_all(queue, shared, &mut seen)?);
         }
-        leave(&mut queue)?;
+        leave(queue)?;
         panicked.map_or(Ok(()), |message| Err(Error::Panicked { queue: id, message }))
+    }
+}
+
+/// A queue that is served; of one that is dropped unfinished, its ring's descriptor stays in `ring`.
+struct Served<'r> {
+    queue: Queue,
+    ring: &'r mut Option<OwnedFd>,
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        if !self.queue.is_finished() {
+            *self.ring = self.queue.as_fd().try_clone_to_owned().ok();
+        }
     }
 }
 
@@ -128,19 +155,22 @@ fn leave(queue: &mut Queue) -> Result<(), Error> {
     held.map_or(Ok(()), Err)
 }
 
-/// Gives every request that was delivered to the target; what the target said if it panicked over one of them.
-fn answer_all<T>(queue: &Queue, shared: &Shared<T>) -> Result<Option<Message>, Error>
+/// Gives every request that was delivered to the target; what the target said if it panicked over one of them. Answers count
+/// as progress one by one, those that came from other threads meanwhile too.
+fn answer_all<T>(queue: &Queue, shared: &Shared<T>, seen: &mut Answered) -> Result<Option<Message>, Error>
 where
     T: Fn(Request<'_>) + Sync,
 {
     let mut panicked = None;
     while let Some(request) = queue.next_request()? {
+        shared.note_progress(queue, seen, Some(request.operation()));
         if shared.panicked.load(Ordering::Acquire) {
             request.fail(Errno::EIO);
             continue;
         }
         // The target is not called again after a panic; what it left half done is seen by those calls only that are under way
-        // on other queues. The request is answered with EIO where it is dropped. The thread lives on: the driver would wait for its tags for ever.
+        // on other queues. The request is answered with EIO where it is dropped. The thread lives on: the driver would wait for
+        // its tags for ever.
         let target = AssertUnwindSafe(|| (shared.target)(request));
         if let Err(payload) = panic::catch_unwind(target) {
             panicked = panicked.or(Some(said(payload)));
@@ -148,6 +178,7 @@ where
             shared.news.notify();
         }
     }
+    shared.note_progress(queue, seen, None);
     Ok(panicked)
 }
 

@@ -90,7 +90,7 @@ impl<'s, T> Session<'s, T> {
     fn start(&mut self) -> Result<Option<Stopped>, Error> {
         let mut reason = None;
         self.shared.starting.store(true, Ordering::Relaxed);
-        let mut before = self.shared.answered.load(Ordering::Relaxed);
+        let mut before = self.shared.moved.load(Ordering::Relaxed);
         let mut starting = self.device.begin_start()?;
         loop {
             match starting.poll() {
@@ -132,7 +132,7 @@ impl<'s, T> Session<'s, T> {
     fn stop(&mut self) -> Result<(), Error> {
         let shared = self.shared;
         shared.stopping.store(true, Ordering::Relaxed);
-        let mut before = shared.answered.load(Ordering::Relaxed);
+        let mut before = shared.moved.load(Ordering::Relaxed);
         let mut stopping = self.device.begin_stop()?;
         loop {
             match stopping.poll() {
