@@ -70,7 +70,8 @@ impl Accepted {
             let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
             let node = if sent.is_control() { "/dev/ublk-control" } else { "/dev/ublkcN" };
             let said = format!("{} to {node}: Linux {} on {} {answer}.", sent.name, release.trim(), env::consts::ARCH);
-            writeln!(stdout(), "\n=== {}.txt\n{}=== end", sent.name, sent.text(&said)).unwrap();
+            let mut out = stdout();
+            writeln!(out, "\n=== {}.txt\n{}=== end", sent.name, sent.text(&said)).unwrap();
         }
     }
 }

@@ -175,6 +175,10 @@ mod errno;
 mod error;
 mod features;
 mod flag_set;
+/// What a driver has accepted, to compare with.
+#[cfg(test)]
+#[path = "../../tests/goldens/golden.rs"]
+mod golden;
 mod id;
 mod mapping;
 mod params;

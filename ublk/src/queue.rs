@@ -378,18 +378,7 @@ impl PreparedQueue {
         let ring = self.ring.enable()?;
         let queue = Queue {
             ring_fd: ring.fd().raw(),
-            state: RefCell::new(State {
-                ring,
-                in_flight: TagSet::EMPTY,
-                owned: TagSet::EMPTY,
-                detached: TagSet::EMPTY,
-                timed: TagSet::EMPTY,
-                reads: TagSet::EMPTY,
-                answered: Answered::default(),
-                wake: Wakeup::None,
-                bell_polled: false,
-                fault: None,
-            }),
+            state: RefCell::new(State::over(ring)),
             unanswered: Cell::new(0),
             descriptors: self.descriptors,
             memory: self.memory,
@@ -832,6 +821,22 @@ impl Queue {
 }
 
 impl State {
+    /// Nothing is fetched yet.
+    fn over(ring: Ring<Local>) -> State {
+        State {
+            ring,
+            in_flight: TagSet::EMPTY,
+            owned: TagSet::EMPTY,
+            detached: TagSet::EMPTY,
+            timed: TagSet::EMPTY,
+            reads: TagSet::EMPTY,
+            answered: Answered::default(),
+            wake: Wakeup::None,
+            bell_polled: false,
+            fault: None,
+        }
+    }
+
     /// The tag's request is answered.
     fn release(&mut self, tag: Tag) {
         self.owned.remove(tag);
@@ -891,8 +896,11 @@ fn words(sent: &ublksrv_io_cmd) -> [u64; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::words;
-    use ublk_sys::ublksrv_io_cmd;
+    use super::{Cell, Descriptors, Memory, Queue, RefCell, State, words};
+    use crate::golden::Golden;
+    use crate::ring::Ring;
+    use crate::{Command, DeviceInfo, Fd, QueueId, Tag};
+    use ublk_sys::{ublksrv_ctrl_dev_info, ublksrv_io_cmd};
 
     #[test]
     fn each_field_of_an_io_command_stands_at_its_byte() {
@@ -903,5 +911,38 @@ mod tests {
         assert_eq!(bytes[2..4], sent.tag.to_ne_bytes());
         assert_eq!(bytes[4..8], sent.result.to_ne_bytes());
         assert_eq!(bytes[8..16], sent.addr.to_ne_bytes());
+    }
+
+    /// A queue over files and a ring that are none of a driver's.
+    fn queue() -> Queue {
+        let mut info = ublksrv_ctrl_dev_info::default();
+        (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes) = (1, 4, 512 << 10);
+        let (id, zero) = (QueueId::new(0), Fd::open(c"/dev/zero").unwrap());
+        Queue {
+            ring_fd: -1,
+            state: RefCell::new(State::over(Ring::fake())),
+            unanswered: Cell::new(0),
+            descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
+            memory: Memory::map(4, 512 << 10).unwrap(),
+            char_device: zero,
+            id,
+        }
+    }
+
+    #[test]
+    #[cfg_attr(not(target_endian = "little"), ignore = "the goldens are those of a little-endian machine")]
+    fn each_io_command_in_the_ring_is_the_golden_that_a_driver_has_accepted() {
+        let fetch = include_str!("../../tests/goldens/UBLK_U_IO_FETCH_REQ.txt");
+        let commit = include_str!("../../tests/goldens/UBLK_U_IO_COMMIT_AND_FETCH_REQ.txt");
+        let commands = [(Command::FETCH_REQ, 0, fetch), (Command::COMMIT_AND_FETCH_REQ, 4096, commit)];
+        for (command, result, golden) in commands {
+            let (queue, tag) = (queue(), Tag::new(3));
+            let mut state = queue.state().unwrap();
+            queue.stage(&mut state, command, tag, result).unwrap();
+            let sqe = state.ring.staged_bytes().concat();
+            assert_eq!(Golden::compare(&Golden::parse(golden).sqe, &sqe), Ok(()), "{command:?}");
+            assert_eq!(sqe[4..8], queue.char_device.raw().to_ne_bytes());
+            assert_eq!(sqe[56..64], queue.memory.buffer_address(tag).unwrap().to_ne_bytes());
+        }
     }
 }

@@ -146,9 +146,8 @@ impl Control {
         }
         let deadline = Deadline::after(FREEING_PATIENCE);
         loop {
-            let header = Header { device: device.asked_id(), ..self.lend(sent)? };
-            match self.send(Command::ADD_DEV, header, self.patience) {
-                Ok(_) => break,
+            match self.add_once(device.asked_id(), sent) {
+                Ok(()) => break,
                 Err(taken) if !self.is_being_freed(device.asked_id(), taken) => return Err(taken),
                 Err(taken) if deadline.is_over() => return Err(taken),
                 // Nothing tells when the id is free. The refusal changed nothing, so it can be asked for again.
@@ -162,6 +161,11 @@ impl Control {
             return Err(error);
         }
         Ok(info)
+    }
+
+    fn add_once(&mut self, id: Option<DeviceId>, sent: ublksrv_ctrl_dev_info) -> Result<(), Error> {
+        let header = Header { device: id, ..self.lend(sent)? };
+        self.send(Command::ADD_DEV, header, self.patience)
     }
 
     /// Whether an id was refused as taken although there is no device of it any more: the driver forgets a device before it
@@ -429,8 +433,13 @@ fn check_added(asked: &ublksrv_ctrl_dev_info, info: &DeviceInfo, features: Featu
 #[cfg(test)]
 mod tests {
     use super::{CpuSet, check_added};
+    use crate::control::Control;
     use crate::device_info::DeviceInfo;
-    use crate::{Error, Features};
+    use crate::golden::Golden;
+    use crate::ring::Ring;
+    use crate::{Cache, DeviceId, Error, Fd, Features, NewDevice, Params, QueueId, Sectors};
+    use core::time::Duration;
+    use std::vec;
     use std::vec::Vec;
     use ublk_sys::ublksrv_ctrl_dev_info;
 
@@ -474,5 +483,63 @@ mod tests {
             assert_eq!(set.iter().collect::<Vec<_>>(), [0, 2, 63]);
         }
         assert!(!set.contains(8192));
+    }
+
+    /// What the crate puts into its ring and its buffer for one command.
+    fn sent<T>(send: impl FnOnce(&mut Control) -> Result<T, Error>) -> [Vec<u8>; 2] {
+        let mut control = Control {
+            ring: Ring::fake(),
+            fd: Fd::open(c"/dev/null").unwrap(),
+            buffer: core::mem::ManuallyDrop::new(crate::mapping::Mapping::anonymous(8192).unwrap()),
+            lent: false,
+            serial: 1,
+            patience: Duration::ZERO,
+            start_patience: Duration::ZERO,
+            stop_patience: Duration::ZERO,
+        };
+        // Nobody serves the ring.
+        assert!(matches!(send(&mut control), Err(Error::System { .. })));
+        let sqe: Vec<u8> = control.ring.staged_bytes().concat();
+        assert_eq!(sqe[4..8], control.fd.raw().to_ne_bytes());
+        let mut buffer = vec![0; u16::from_ne_bytes([sqe[54], sqe[55]]).into()];
+        if !buffer.is_empty() {
+            let address = u64::from_ne_bytes(sqe[56..64].try_into().unwrap());
+            let offset = usize::try_from(address - control.buffer.address(0, 1).unwrap()).unwrap();
+            control.buffer.read_bytes(offset, &mut buffer).unwrap();
+        }
+        [sqe, buffer]
+    }
+
+    macro_rules! assert_golden {
+        ($name:literal, $send:expr) => {
+            let golden = Golden::parse(include_str!(concat!("../../../tests/goldens/UBLK_U_CMD_", $name, ".txt")));
+            let [sqe, buffer] = sent($send);
+            assert_eq!(Golden::compare(&golden.sqe, &sqe), Ok(()), $name);
+            assert_eq!(Golden::compare(&golden.buffer, &buffer), Ok(()), $name);
+        };
+    }
+
+    #[test]
+    #[cfg_attr(not(target_endian = "little"), ignore = "the goldens are those of a little-endian machine")]
+    fn each_command_in_the_ring_is_the_golden_that_a_driver_has_accepted() {
+        const ID: DeviceId = DeviceId::new(0x1234);
+        let device = NewDevice::new().id(ID).depth(4).features(Features::UPDATE_SIZE | Features::NO_AUTO_PART_SCAN);
+        let asked = device.checked().unwrap();
+        let params = Params::new(Sectors::new(0x40000), Cache::VolatileWithFua)
+            .discard(4096, Sectors::new(0x800))
+            .write_zeroes(Sectors::new(0x1000));
+        assert_golden!("GET_FEATURES", Control::features);
+        assert_golden!("ADD_DEV", |control| control.add_once(device.asked_id(), asked));
+        assert_golden!("SET_PARAMS", |control| control.set_params(&DeviceInfo::from_raw(asked), &params));
+        assert_golden!("GET_PARAMS", |control| control.params(ID));
+        assert_golden!("GET_DEV_INFO", |control| control.info(ID));
+        assert_golden!("GET_DEV_INFO2", |control| control.info_at(ID, c"/dev/ublkc4660"));
+        assert_golden!("GET_QUEUE_AFFINITY", |control| control.queue_affinity(ID, QueueId::new(0)));
+        assert_golden!("START_DEV", |control| control.start(ID));
+        assert_golden!("STOP_DEV", |control| control.stop(ID));
+        assert_golden!("DEL_DEV", |control| control.delete(ID));
+        assert_golden!("DEL_DEV_ASYNC", |control| control.delete_async(ID));
+        let [start, _] = sent(|control| control.start(ID));
+        assert_eq!(start[64..72], u64::from(std::process::id()).to_ne_bytes());
     }
 }

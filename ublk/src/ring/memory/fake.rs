@@ -12,6 +12,8 @@ use crate::mapping::Mapping;
 use crate::ring::geometry::{Geometry, tests};
 use crate::ring::position::Position;
 use crate::ring::shared::Shared;
+use crate::ring::{Kind, Ring};
+use crate::syscall::Fd;
 
 /// The kernel's side of a [`Memory`].
 pub(in crate::ring) struct Kernel<'m> {
@@ -65,6 +67,20 @@ impl Shared {
 
     pub(in crate::ring) fn kernel(&self) -> Kernel<'_> {
         Kernel { memory: self.memory() }
+    }
+}
+
+impl<K: Kind> Ring<K> {
+    /// A ring that nobody serves, since its descriptor is none of a ring: every submit fails, and what was pushed stays.
+    pub(crate) fn fake() -> Ring<K> {
+        Ring::over(Fd::open(c"/dev/null").unwrap(), Shared::fake(size_of::<K::Entry>(), 0), None)
+    }
+
+    /// The bytes of the entries that are staged, the oldest first. They have not gone around the end.
+    pub(crate) fn staged_bytes(&self) -> Vec<Vec<u8>> {
+        let [_, entries] = self.shared.memory().bytes();
+        let staged = usize::try_from(self.staged()).unwrap();
+        entries.chunks(size_of::<K::Entry>()).take(staged).map(<[u8]>::to_vec).collect()
     }
 }
 
