@@ -34,6 +34,8 @@ pub(crate) struct Headers {
     /// Folders for the compiler to search.
     pub(crate) folders: [PathBuf; 2],
     pub(crate) release: Release,
+    /// As Linux numbers it: 6.12.107.
+    pub(crate) version: String,
 }
 
 impl Headers {
@@ -46,10 +48,11 @@ impl Headers {
     }
 
     fn at(folder: PathBuf) -> Self {
-        let release = release_of(&folder).expect("linux/version.h says which release it is");
+        let [major, minor, patch] = version_of(&folder).expect("linux/version.h says which release it is");
         // Where Debian has what differs between architectures; elsewhere all is in one folder.
         let of_architecture = folder.join(format!("{}-linux-gnu", env::consts::ARCH));
-        Self { folders: [folder, of_architecture], release }
+        let (release, version) = (Release { major, minor }, format!("{major}.{minor}.{patch}"));
+        Self { folders: [folder, of_architecture], release, version }
     }
 
     /// The text of the header `name`; empty where the release does not have it.
@@ -65,22 +68,17 @@ impl Headers {
 }
 
 /// What `linux/version.h` says.
-fn release_of(folder: &Path) -> Option<Release> {
+fn version_of(folder: &Path) -> Option<[u32; 3]> {
     let text = fs::read_to_string(folder.join("linux/version.h")).ok()?;
     let code = text.lines().find_map(|line| line.strip_prefix("#define LINUX_VERSION_CODE "))?;
     let code: u32 = code.trim().parse().ok()?;
-    Some(Release { major: code >> 16, minor: code >> 8 & 0xff })
+    Some([code >> 16, code >> 8 & 0xff, code & 0xff])
 }
 
 /// A header's text without its comments.
 pub(crate) struct Text(String);
 
 impl Text {
-    /// Whether `name` stands anywhere.
-    pub(crate) fn names(&self, name: &str) -> bool {
-        names(&self.0, name)
-    }
-
     /// Between the braces of `struct name { ... };`.
     pub(crate) fn body(&self, name: &str) -> Option<&str> {
         let start = format!("struct {name} {{");
@@ -97,41 +95,84 @@ impl Text {
         Some(&body[..end])
     }
 
-    /// The name of each macro.
-    pub(crate) fn defines(&self) -> Vec<&str> {
+    /// The name of each macro that stands for something, without those that take arguments.
+    pub(crate) fn values(&self) -> Vec<&str> {
         let directives = self.0.lines().filter_map(|line| line.trim_start().strip_prefix("#define"));
-        directives.filter_map(|rest| words(rest).next()).collect()
+        let values = directives.map(str::trim_start).filter_map(|rest| rest.split_once([' ', '\t']));
+        values.filter(|(name, _)| !name.contains('(')).map(|(name, _)| name).collect()
     }
 
-    /// Each struct's name, and its members' names with those of unnamed structs and unions in it.
-    pub(crate) fn structs(&self) -> Vec<(&str, Vec<&str>)> {
+    /// The name of each constant of each enum.
+    pub(crate) fn enumerators(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        for text in self.0.split("enum ").skip(1) {
+            let Some((head, rest)) = text.split_once('{') else { continue };
+            // A field whose type is an enum has none of its constants.
+            if head.contains([';', '(', ')', ',']) {
+                continue;
+            }
+            let body = rest.split('}').next().unwrap_or_default();
+            // A macro of the same name may stand among them.
+            let lines = body.lines().filter(|line| !line.trim_start().starts_with('#'));
+            found.extend(lines.flat_map(|line| line.split(',')).filter_map(enumerator));
+        }
+        found
+    }
+
+    /// Each struct's name, and its members with those of unnamed structs and unions in it.
+    pub(crate) fn structs(&self) -> Vec<(&str, Vec<Declared<'_>>)> {
         let names = self.0.lines().filter_map(|line| line.strip_prefix("struct ")?.strip_suffix(" {"));
         names.filter_map(|name| Some((name, members(self.body(name)?)))).collect()
     }
 
-    /// The name of each inline function.
+    /// The name of each inline function, and of each macro that takes arguments.
     pub(crate) fn functions(&self) -> Vec<&str> {
         let definitions = self.0.split("static __inline__").skip(1);
-        definitions.filter_map(|text| words(text.split('(').next()?).last()).collect()
+        let functions = definitions.filter_map(|text| words(text.split('(').next()?).last());
+        let directives = self.0.lines().filter_map(|line| line.trim_start().strip_prefix("#define"));
+        let macros = directives.filter_map(|rest| {
+            let (name, _) = rest.trim_start().split_once('(')?;
+            (!name.contains(char::is_whitespace)).then_some(name)
+        });
+        functions.chain(macros).collect()
     }
 }
 
-/// The names that a struct's body declares.
-fn members(body: &str) -> Vec<&str> {
-    let declarations = body.split(['{', '}', ';']);
-    declarations
-        .filter_map(|declaration| {
-            // A macro may stand among the members. What it defines is not one of them.
-            let declaration = declaration.rsplit('\n').find(|line| !line.trim().is_empty())?;
-            words(declaration.split('[').next()?).last()
-        })
-        .filter(|word| !["struct", "union"].contains(word))
-        .collect()
+/// The name at the start of `NAME = 1` or of `NAME`.
+fn enumerator(text: &str) -> Option<&str> {
+    let name = text.split('=').next()?.trim();
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && words(name).count() == 1;
+    is_name.then_some(name)
 }
 
-/// Whether `name` stands anywhere in `text`.
-pub(crate) fn names(text: &str, name: &str) -> bool {
-    words(text).any(|word| word == name)
+/// A member that a struct's body declares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Declared<'a> {
+    pub(crate) name: &'a str,
+    /// An array without a length has no size.
+    pub(crate) has_size: bool,
+}
+
+/// What a struct's body declares.
+fn members(body: &str) -> Vec<Declared<'_>> {
+    let mut found = Vec::new();
+    for declaration in body.split(['{', '}', ';']) {
+        // A macro may stand among the members. What it defines is not one of them.
+        let Some(declaration) = declaration.rsplit('\n').find(|line| !line.trim().is_empty()) else { continue };
+        // What stands behind the brace of an unnamed struct is no name.
+        if declaration.trim_start().starts_with("__attribute__") {
+            continue;
+        }
+        let flexible = declaration.contains("__DECLARE_FLEX_ARRAY");
+        // Of `__u32 a, b[2]` each; of the macro the last argument.
+        for declarator in declaration.split(',').skip(usize::from(flexible)) {
+            let has_size = !flexible && !declarator.contains("[]");
+            let name = declarator.split('[').next().and_then(|text| words(text).last());
+            found.extend(name.map(|name| Declared { name, has_size }));
+        }
+    }
+    found.retain(|member| !["struct", "union"].contains(&member.name));
+    found
 }
 
 /// What could be a name in C.
@@ -153,11 +194,22 @@ fn without_comments(text: &str) -> String {
 #[test]
 fn a_header_is_read_as_c_reads_it() {
     let text = Text(without_comments(
-        "/* struct no { int a; }; */\n#define\tONE 1 // not TWO\nstruct s {\n\t__u32 a; /* b */\n#define IN 1\n\t__u8 c[4];\n\
-         \tunion {\n\t\t__u64 d;\n\t\tstruct { __u32 e; } ;\n\t};\n};\nstatic __inline__ __u8 f(const struct s *s)\n{\n}\n",
+        "/* struct no { int a; }; */\n#define\tONE 1 // not TWO\n#define GUARD\n#define CALL(x) (x)\nstruct s {\n\t__u32 a; /* b */\n\
+         #define IN 1\n\t__u8 c[4], f[];\n\tunion {\n\t\t__u64 d;\n\t\tstruct { __u32 e; } __attribute__((packed));\n\
+         \t\t__DECLARE_FLEX_ARRAY(struct r, g);\n\t};\n};\nenum e {\n\tA\t= (1U << 0),\n#define A A\n\tB,\n\n\tC = 4\n};\n\
+         static __inline__ __u8 f(const struct s *s)\n{\n}\n",
     ));
-    assert_eq!(text.defines(), ["ONE", "IN"]);
-    assert_eq!(text.structs(), [("s", vec!["a", "c", "d", "e"])]);
-    assert_eq!(text.functions(), ["f"]);
-    assert!(text.names("ONE") && !text.names("TWO") && !text.names("ON"));
+    assert_eq!(text.values(), ["ONE", "IN", "A"]);
+    assert_eq!(text.enumerators(), ["A", "B", "C"]);
+    let members = |sized: &[&'static str], other: &[&'static str]| {
+        let members =
+            |names: &[&'static str], has_size| names.iter().map(move |name| Declared { name, has_size }).collect();
+        let (sized, other): (Vec<_>, Vec<_>) = (members(sized, true), members(other, false));
+        [sized, other].concat()
+    };
+    let [(name, found)] = &text.structs()[..] else { panic!("there is one struct") };
+    let mut found = found.clone();
+    found.sort_by_key(|member| (!member.has_size, member.name));
+    assert_eq!((*name, found), ("s", members(&["a", "c", "d", "e"], &["f", "g"])));
+    assert_eq!(text.functions(), ["f", "CALL"]);
 }

@@ -1,127 +1,63 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The C compiler as an oracle: questions whose answers are integers, made from the tables of `ublk-sys`.
+//! The C compiler as an oracle: it is asked for the value of everything that headers declare.
 
 use core::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::header::{Headers, Release, names};
-use ublk_sys::layout::{Layout, Member, TABLES};
+use crate::header::Headers;
+use crate::scope::PARTS;
 use ublk_sys::{
     ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublk_shmem_zc_addr, ublk_shmem_zc_index, ublk_shmem_zc_offset,
     ublk_sqe_addr_to_auto_buf_reg, ublksrv_get_flags, ublksrv_get_op, ublksrv_io_desc,
 };
 
-/// What a release's stable updates brought before its time: later fixes needed it. It may be there or not.
-const BACKPORTED: [(&str, &str); 5] = [
-    ("6.1", "IORING_ASYNC_CANCEL_USERDATA"),
-    ("6.1", "IORING_ASYNC_CANCEL_OP"),
-    ("6.1", "IORING_SEND_ZC_REPORT_USAGE"),
-    ("6.1", "IORING_NOTIF_USAGE_ZC_COPIED"),
-    ("6.1", "IORING_OFF_MMAP_MASK"),
-];
-
-/// What a C expression should be.
+/// A fact that is to be known.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
-    /// What is asked, in words.
+    /// The header that it is of.
+    pub(crate) section: &'static str,
+    /// The fact's name.
     pub(crate) what: String,
-    /// The expression.
+    /// A C expression for it.
     pub(crate) c: String,
-    /// What Rust has.
-    pub(crate) rust: i128,
 }
 
-/// Questions about every item that these headers have; and what is there too early, or not there.
-pub(crate) fn questions(headers: &Headers) -> (Vec<Question>, Vec<String>) {
-    let mut found = Found { headers, questions: Vec::new(), absences: Vec::new() };
-    for table in TABLES {
-        let text = headers.text(table.header);
-        for constant in table.constants.iter().copied().flatten() {
-            if found.expects(constant.name, text.names(constant.name), constant.since, "") {
-                found.asks(constant.name, constant.name, constant.value);
+/// A question for everything that these headers declare, as far as it is in the mirror's scope.
+pub(crate) fn facts_to_ask(headers: &Headers) -> Vec<Question> {
+    let mut questions: Vec<Question> = Vec::new();
+    for part in PARTS {
+        let section = part.header;
+        let text = headers.text(section);
+        let mut names = text.values();
+        names.extend(text.enumerators());
+        for name in names.into_iter().filter(|name| part.has(name)) {
+            // An enumerator may be a macro too.
+            if questions.iter().all(|question| question.what != name) {
+                questions.push(Question { section, what: name.into(), c: name.into() });
             }
         }
-        for layout in table.structs {
-            let name = layout.name;
-            let body = text.body(name);
-            if found.expects(name, body.is_some(), layout.since, "") {
-                found.asks(
-                    &format!("size of {name}"),
-                    &format!("sizeof(struct {name})"),
-                    int(size(layout, headers.release)),
-                );
-                found.asks(&format!("alignment of {name}"), &format!("_Alignof(struct {name})"), int(layout.align));
-            }
-            for member in layout.fields.iter().flat_map(|field| field.members) {
-                found.member(layout, member, body);
-            }
-        }
-    }
-    (found.questions, found.absences)
-}
-
-struct Found<'a> {
-    headers: &'a Headers,
-    questions: Vec<Question>,
-    absences: Vec<String>,
-}
-
-impl Found<'_> {
-    /// Notes it if `name` is not there although it should, or there although it should not. Gives whether it is there.
-    fn expects(&mut self, name: &str, is_there: bool, since: &str, until: &str) -> bool {
-        let release = self.headers.release;
-        let expected = Release::of(since) <= release && (until.is_empty() || release < Release::of(until));
-        let may_be_there = BACKPORTED.contains(&(&*release.to_string(), name));
-        if is_there != expected && !may_be_there {
-            let has = if is_there { "has" } else { "lacks" };
-            let until = if until.is_empty() { String::new() } else { format!(" until {until}") };
-            self.absences.push(format!("Linux {release} {has} {name}, which should be there since {since}{until}"));
-        }
-        is_there
-    }
-
-    fn asks(&mut self, what: &str, c: &str, rust: i128) {
-        self.questions.push(Question { what: what.into(), c: c.into(), rust });
-    }
-
-    fn member(&mut self, layout: &Layout, member: &Member, body: Option<&str>) {
-        let path = format!("{}.{}", layout.name, member.name);
-        // One name can have stood in two places: `pad`, or a `resv` that shrank. Then each row is for its releases.
-        let namesakes =
-            layout.fields.iter().flat_map(|field| field.members).filter(|it| it.name == member.name).count();
-        let is_named = body.is_some_and(|body| names(body, member.name));
-        let release = self.headers.release;
-        let is_its_time =
-            Release::of(member.since) <= release && (member.until.is_empty() || release < Release::of(member.until));
-        if namesakes > 1 && !is_its_time {
-            return;
-        }
-        if self.expects(&path, is_named, member.since, member.until) {
-            let (name, field) = (layout.name, member.name);
-            self.asks(&format!("offset of {path}"), &format!("offsetof(struct {name}, {field})"), int(member.offset));
-            if member.size > 0 {
-                self.asks(
-                    &format!("size of {path}"),
-                    &format!("sizeof(((struct {name} *)0)->{field})"),
-                    int(member.size),
-                );
+        let mut asks = |what: String, c: String| questions.push(Question { section, what, c });
+        for (name, members) in text.structs().into_iter().filter(|(name, _)| part.has(name)) {
+            asks(format!("sizeof {name}"), format!("sizeof(struct {name})"));
+            asks(format!("alignof {name}"), format!("_Alignof(struct {name})"));
+            for member in members {
+                let field = member.name;
+                asks(format!("offsetof {name}.{field}"), format!("offsetof(struct {name}, {field})"));
+                if member.has_size {
+                    asks(format!("sizeof {name}.{field}"), format!("sizeof(((struct {name} *)0)->{field})"));
+                }
             }
         }
     }
+    questions
 }
 
-/// The size that the struct had in that release.
-fn size(layout: &Layout, release: Release) -> usize {
-    let older = layout.older_sizes.iter().rev().find(|(since, _)| Release::of(since) <= release);
-    older.map_or(layout.size, |(_, size)| *size)
-}
-
-/// Questions about what the header computes.
-pub(crate) fn questions_about_functions() -> Vec<Question> {
+/// What the headers compute: C expressions, and what Rust says.
+pub(crate) fn computed() -> Vec<(String, i128)> {
     let mut questions = Vec::new();
-    let mut asks = |c: &str, rust: i128| questions.push(Question { what: c.into(), c: c.into(), rust });
+    let mut asks = |c: &str, rust: i128| questions.push((c.to_owned(), rust));
 
     let mut iod = ublksrv_io_desc::default();
     iod.op_flags = 0x8765_4321;
@@ -153,12 +89,13 @@ pub(crate) fn questions_about_functions() -> Vec<Question> {
     questions
 }
 
-/// Asks a C compiler with these headers; gives the answers that are not Rust's. `purpose` names the program.
-pub(crate) fn ask(headers: &Headers, questions: &[Question], purpose: &str) -> Vec<String> {
+/// What a C compiler with these headers answers. `purpose` names the program.
+pub(crate) fn answers<'a>(headers: &Headers, questions: impl IntoIterator<Item = &'a str>, purpose: &str) -> Vec<i128> {
+    let questions: Vec<&str> = questions.into_iter().collect();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let program_file = folder.join(format!("abi-{purpose}-{}", headers.release));
     let source = folder.join(format!("abi-{purpose}-{}.c", headers.release));
-    fs::write(&source, program(headers, questions)).expect("the target folder can be written");
+    fs::write(&source, program(headers, &questions)).expect("the target folder can be written");
 
     let mut compiler = option_env!("ABI_CC").unwrap_or("cc").split_whitespace();
     let mut command = Command::new(compiler.next().expect("the command has a word"));
@@ -174,35 +111,22 @@ pub(crate) fn ask(headers: &Headers, questions: &[Question], purpose: &str) -> V
     let answers = String::from_utf8(output.stdout).expect("the C program prints digits");
     let answers: Vec<i128> = answers.lines().map(|line| line.parse().expect("the C program prints numbers")).collect();
     assert_eq!(answers.len(), questions.len(), "an answer for each question");
-    differences(headers.release, questions, &answers)
+    answers
 }
 
 /// A program that prints the answers, one a line.
-fn program(headers: &Headers, questions: &[Question]) -> String {
+fn program(headers: &Headers, questions: &[&str]) -> String {
     let mut text = String::from(
         "#include <errno.h>\n#include <stddef.h>\n#include <stdio.h>\n#include <linux/ioctl.h>\n#include <linux/types.h>\n",
     );
-    for table in TABLES.iter().filter(|table| headers.has(table.header)) {
-        let _ = writeln!(text, "#include <{}>", table.header);
+    for part in PARTS.iter().filter(|part| headers.has(part.header)) {
+        let _ = writeln!(text, "#include <{}>", part.header);
     }
     text += "#define ASK(it) ((it) < 0 ? printf(\"%lld\\n\", (long long)(it)) : printf(\"%llu\\n\", (unsigned long long)(it)))\n";
     text += "int main(void)\n{\n";
     for question in questions {
-        let _ = writeln!(text, "\tASK(({}));", question.c);
+        let _ = writeln!(text, "\tASK(({}));", question);
     }
     text += "\treturn 0;\n}\n";
     text
-}
-
-fn differences(release: Release, questions: &[Question], answers: &[i128]) -> Vec<String> {
-    let pairs = questions.iter().zip(answers).filter(|(question, answer)| question.rust != **answer);
-    pairs
-        .map(|(question, answer)| {
-            format!("Linux {release}: {}: C has {answer}, Rust has {}", question.what, question.rust)
-        })
-        .collect()
-}
-
-fn int(size: usize) -> i128 {
-    size.try_into().expect("a size in a table is small")
 }

@@ -64,12 +64,17 @@ impl Kernel {
     ///
     /// Where the archive no longer has the series, the next newer one takes its place, and a line says so.
     pub(crate) fn of_series(series: Series) -> Result<Self> {
-        if let Some(kernel) = Self::kept(series) {
-            return Ok(kernel);
-        }
-        match Self::fetch(series)? {
+        match Self::exactly(series)? {
             Some(kernel) => Ok(kernel),
             None => Self::replacement(series),
+        }
+    }
+
+    /// The same, and no other series: `None` where the archive no longer has it.
+    pub(crate) fn exactly(series: Series) -> Result<Option<Self>> {
+        match Self::kept(series) {
+            Some(kernel) => Ok(Some(kernel)),
+            None => Self::fetch(series),
         }
     }
 
@@ -129,7 +134,7 @@ impl Kernel {
 }
 
 /// The series that the archive offers where new ones turn up, oldest first.
-fn offered() -> Result<Vec<Series>> {
+pub(crate) fn offered() -> Result<Vec<Series>> {
     let packages = image_packages(&Suite::open(NEW_SERIES)?)?;
     let mut found: Vec<Series> =
         packages.iter().filter_map(|package| Some(KernelPackage::parse(package)?.series)).collect();

@@ -6,6 +6,7 @@ use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+mod abi;
 mod archive;
 mod checks;
 mod cpio;
@@ -43,6 +44,11 @@ cargo xtask test [--quick] [FILTER]
     Checks form, lints and documents, runs every test that can run here, and the ring and device tests in virtual
     machines. --quick: on one kernel, and not with the oldest compiler. FILTER: only tests with that in their names.
 
+cargo xtask abi [--record]
+    Compares ublk-sys with the headers of every series that the archive has, as a C compiler reads them, with what the
+    drivers of every kernel say that they can, and with the records of both in tests/abi/records. --record: writes the
+    records, and the table in ABI.md, anew.
+
 cargo xtask orderings
     Checks the memory orderings of the ring and of the mailbox with loom, and that each is needed: weakened in a copy,
     it has to fail.
@@ -75,6 +81,7 @@ fn main() -> ExitCode {
         "vm" => ("xtask vm", vm::Wanted::parse(arguments).and_then(|wanted| vm::run(&wanted))),
         "demo" => ("xtask demo", demo::Wanted::parse(arguments).and_then(demo::run)),
         "test" => ("xtask test", test::Wanted::parse(arguments).and_then(|wanted| test::run(&wanted))),
+        "abi" => ("xtask abi", abi::Wanted::parse(arguments).and_then(abi::run)),
         "orderings" => ("xtask orderings", orderings::run()),
         "sizes" => ("xtask sizes", sizes::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
