@@ -12,6 +12,7 @@ mod facts;
 mod header;
 mod oracle;
 mod scope;
+mod scratch;
 mod shown;
 
 use std::collections::HashSet;
