@@ -144,9 +144,10 @@ pub(crate) fn io_uring_enter(
     flags: u32,
     timeout: Option<Duration>,
 ) -> Result<u32, Errno> {
+    // A C long, on the machines that this crate is for.
     let (number, flags) = match ring {
-        RingHandle::Fd(fd) => (c_long::from(fd), flags),
-        RingHandle::Registered(index) => (c_long::from(index), flags | IORING_ENTER_REGISTERED_RING),
+        RingHandle::Fd(fd) => (i64::from(fd), flags),
+        RingHandle::Registered(index) => (i64::from(index), flags | IORING_ENTER_REGISTERED_RING),
     };
     let Some(timeout) = timeout else {
         let none: *const c_void = ptr::null();

@@ -29,6 +29,7 @@ mod orderings;
 mod packages;
 mod sizes;
 mod tally;
+mod targets;
 mod test;
 mod vm;
 mod workspace;
@@ -57,6 +58,10 @@ cargo xtask sizes
     Builds the null servers, with and without std, as static files, prints how large they are, and shows that the one
     without can reach no panic.
 
+cargo xtask targets
+    Checks the crates for machines of another kind (aarch64, s390x, armv7, i686), as far as the toolchain has them or rustup
+    can add them: each compiles with every assertion of the mirror, or is refused in one sentence.
+
 cargo xtask vm [OPTION]... [-- COMMAND [ARG]...]
     Boots a stock Debian kernel in a virtual machine and runs COMMAND there as root, with this project's release
     programs and examples on the PATH, and busybox for all else: --add brings this machine's own programs. Output and
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
         "test" => ("xtask test", test::Wanted::parse(arguments).and_then(|wanted| test::run(&wanted))),
         "abi" => ("xtask abi", abi::Wanted::parse(arguments).and_then(abi::run)),
         "orderings" => ("xtask orderings", orderings::run()),
+        "targets" => ("xtask targets", targets::run()),
         "sizes" => ("xtask sizes", sizes::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),

@@ -12,6 +12,7 @@ use crate::orderings;
 use crate::packages;
 use crate::sizes;
 use crate::tally::Tally;
+use crate::targets;
 
 /// What `cargo xtask test` was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,8 +52,10 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
         attempt("the null servers as static files", &mut tally, sizes::check);
         if wanted.quick {
             tally.left_out.push("the oldest compiler: --quick".to_owned());
+            tally.left_out.push("the crates for other machines: --quick".to_owned());
         } else {
             attempt("the oldest compiler", &mut tally, checks::oldest_compiler);
+            attempt("the crates for other machines", &mut tally, targets::check);
         }
     }
     if filter.is_none() {
