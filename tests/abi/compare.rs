@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use crate::facts::{DRIVER, Facts};
+use crate::facts::{Facts, is_of};
 use crate::header::Release;
 use crate::scope;
 use ublk_sys::layout::{Constant, Layout, Member, Table};
@@ -51,6 +51,7 @@ pub(crate) fn compare(tables: &[Table], facts: &Facts) -> Outcome {
     }
     if let Some(features) = facts.features() {
         comparison.features(tables, features);
+        comparison.drivers_structs(tables);
     }
     comparison.outcome
 }
@@ -135,7 +136,7 @@ impl Comparison<'_> {
     fn missing(&mut self, tables: &[Table]) {
         let mirrored = names(tables);
         let mut seen = HashSet::new();
-        for fact in self.facts.all.iter().filter(|fact| fact.section != DRIVER) {
+        for fact in self.facts.all.iter().filter(|fact| !fact.is_drivers()) {
             let name = fact.what.rsplit(' ').next().unwrap_or_default();
             // A struct that is not there is named once, and its members are not.
             let of = name.split('.').next().unwrap_or_default();
@@ -175,6 +176,57 @@ impl Comparison<'_> {
         if features & !known != 0 {
             let unknown = features & !known;
             self.differs(format!("the driver of Linux {release} has features {unknown:#x}, which no {FEATURE} names"));
+        }
+    }
+
+    /// A driver need not have a struct to be of a release that has it; its type information lacks what it does not use.
+    fn drivers_structs(&mut self, tables: &[Table]) {
+        let release = self.facts.release;
+        let mirrored = names(tables);
+        for layout in tables.iter().flat_map(|table| table.structs) {
+            let name = layout.name;
+            let Some(has) = self.facts.drivers(&format!("sizeof {name}")) else { continue };
+            let mut compared = 1;
+            let mut wrong = Vec::new();
+            if !self.is_time(name, layout.since, "") {
+                wrong.push(format!("has {name}, which should be there since {}", layout.since));
+            }
+            let size = int(size(layout, release));
+            if has != size {
+                wrong.push(format!("has {name} of {has} bytes, Rust of {size}"));
+            }
+            for member in layout.fields.iter().flat_map(|field| field.members) {
+                let path = format!("{name}.{}", member.name);
+                let is_its_time = self.is_time(&path, member.since, member.until);
+                if has_namesake(layout, member) && !is_its_time {
+                    continue;
+                }
+                match self.facts.drivers(&format!("offsetof {path}")) {
+                    Some(_) if !is_its_time => {
+                        wrong.push(format!("has {path}, which should be there since {}", member.since))
+                    }
+                    None if is_its_time => {
+                        wrong.push(format!("lacks {path}, which should be there since {}", member.since))
+                    }
+                    Some(at) if at != int(member.offset) => {
+                        wrong.push(format!("has {path} at {at}, Rust at {}", member.offset))
+                    }
+                    Some(_) => compared += 1,
+                    None => {}
+                }
+            }
+            for fact in self.facts.all.iter().filter(|fact| fact.is_drivers() && is_of(&fact.what, name)) {
+                let path = fact.what.rsplit(' ').next().unwrap_or_default();
+                if !mirrored.contains(path) {
+                    wrong.push(format!("has {path}, which is not mirrored"));
+                }
+            }
+            for what in wrong {
+                self.differs(format!("the driver of Linux {release} {what}"));
+            }
+            if !self.facts.have_headers() {
+                self.outcome.compared += compared;
+            }
         }
     }
 

@@ -88,7 +88,7 @@ fn drivers_at_hand_say_what_the_mirror_and_the_records_say() {
         let outcome = compare(TABLES, &found);
         let features = found.features().unwrap_or_default();
         println!(
-            "\nabi: driver of Linux {}, which says {features:#x}: {} features checked, {} are not of its time",
+            "\nabi: driver of Linux {}, which says {features:#x}: {} items checked, {} features are not of its time",
             found.release, outcome.compared, outcome.younger
         );
         differences.extend(outcome.differences);
@@ -112,7 +112,7 @@ fn every_record_is_what_the_mirror_says() {
             println!("\nabi: headers of Linux {release}, as recorded: {} items checked", outcome.compared);
         }
         if record.features().is_some() && !drivers.contains(&release) {
-            println!("\nabi: driver of Linux {release}, as recorded: its features checked");
+            println!("\nabi: driver of Linux {release}, as recorded: its features and structs checked");
         }
         differences.extend(outcome.differences);
     }
@@ -245,7 +245,7 @@ fn one_offset_one_constant_one_since_and_one_deletion_are_each_seen() {
 #[test]
 fn a_newer_header_is_a_list_of_what_goes_where() {
     let record = mirrored_record();
-    let mut all = record.all.clone();
+    let mut all = record.of_section(|section| section != facts::DRIVER);
     all.retain(|fact| !fact.what.contains("ublksrv_ctrl_dev_info.pad1"));
     let new = ["UBLK_F_NEW", "sizeof ublk_new", "offsetof ublk_new.field", "offsetof ublksrv_ctrl_dev_info.new"];
     all.extend(new.map(|what| Fact { section: "linux/ublk_cmd.h".into(), what: what.into(), value: 1 }));
@@ -261,6 +261,30 @@ fn a_newer_header_is_a_list_of_what_goes_where() {
             )
         );
     }
+}
+
+#[test]
+fn a_drivers_struct_that_is_not_the_mirrors_is_seen() {
+    let of_driver = Release::of("6.17");
+    let record = facts::records().into_iter().find(|facts| facts.release == of_driver).expect("it has a record");
+    let mut all = record.all.clone();
+    for fact in &mut all {
+        match &*fact.what {
+            "sizeof ublk_params" => fact.value = 144,
+            "offsetof ublk_params.seg" => fact.value = 128,
+            "offsetof ublk_params.dma" => fact.what = "offsetof ublk_params.dna".into(),
+            _ => {}
+        }
+    }
+    assert_eq!(
+        compare(TABLES, &Facts::new(of_driver, all)).differences,
+        [
+            "the driver of Linux 6.17 has ublk_params of 144 bytes, Rust of 136",
+            "the driver of Linux 6.17 lacks ublk_params.dma, which should be there since 6.15",
+            "the driver of Linux 6.17 has ublk_params.seg at 128, Rust at 120",
+            "the driver of Linux 6.17 has ublk_params.dna, which is not mirrored",
+        ]
+    );
 }
 
 #[test]

@@ -80,7 +80,11 @@ fn rows_of(position: usize, table: &Table, records: &[Facts], rows: &mut Rows) {
     }
     for layout in table.structs {
         let fact = format!("sizeof {}", layout.name);
-        let shown = Interval::of(records.iter().map(|facts| (facts.release, has(facts, layout.name, &fact))));
+        // A driver that does not use a struct has no type of it.
+        let drivers = |facts: &Facts| facts.drivers(&fact).map(|_| true);
+        let shown =
+            records.iter().map(|facts| (facts.release, has(facts, layout.name, &fact).or_else(|| drivers(facts))));
+        let shown = Interval::of(shown);
         row(layout.since, shown, format!("`struct {}`", layout.name));
         // The other members came with their struct.
         let members = layout.fields.iter().flat_map(|field| field.members);
@@ -108,7 +112,10 @@ fn has_member(facts: &Facts, layout: &Layout, member: &Member) -> Option<bool> {
     }
     let path = format!("{}.{}", layout.name, member.name);
     let fact = format!("offsetof {path}");
-    let there = has(facts, &path, &fact)?;
+    let Some(there) = has(facts, &path, &fact) else {
+        facts.drivers(&format!("sizeof {}", layout.name))?;
+        return Some(facts.drivers(&fact) == member.offset.try_into().ok());
+    };
     // Another of that name, at another place or of another size, is not this one.
     let is_this = !has_namesake(layout, member)
         || facts.value(&fact) == member.offset.try_into().ok()

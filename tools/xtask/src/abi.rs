@@ -55,12 +55,13 @@ pub(crate) fn run(wanted: Wanted) -> Result<u8> {
     compare(wanted)
 }
 
-/// Asks the driver of each kernel that can be had for its features: `target/abi/features/SERIES`.
+/// Asks the driver of each kernel that can be had for its features, and its type information for its structs:
+/// `target/abi/drivers/SERIES`.
 fn ask_drivers() -> Result<()> {
     let programs = workspace::build(["test", "--test", PROGRAM, "--no-run"])?;
     let program = programs.iter().find(|program| program.target == PROGRAM);
     let program = program.ok_or_else(|| Failure::new(format!("cargo built no {PROGRAM}")))?;
-    let folder = workspace::kept("abi/features");
+    let folder = workspace::kept("abi/drivers");
     workspace::folder(&folder)?;
     let mut all: Vec<Series> = kernel::MUST_PASS.to_vec();
     all.extend(kernel::offered().unwrap_or_default());
@@ -76,33 +77,43 @@ fn ask_drivers() -> Result<()> {
                 continue;
             }
         };
-        let features = features(&kernel, &program.path)?;
+        let said = ask_driver(&kernel, &program.path)?;
         let file = folder.join(series.to_string());
-        fs::write(&file, features).context(|| format!("cannot write {}", file.display()))?;
+        fs::write(&file, said).context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
 }
 
-/// What the driver of that kernel says, as [`TEST`] prints it.
-fn features(kernel: &Kernel, program: &Path) -> Result<String> {
+/// What the driver of that kernel says, in lines as the records have them.
+fn ask_driver(kernel: &Kernel, program: &Path) -> Result<String> {
     eprintln!("asking the driver of {}", kernel.name);
     let mut guest = Guest::new(kernel, &Machine::default())?;
     guest.files.program(program, "t")?;
     let mut text = String::new();
-    let command = ["/t", "--exact", TEST, "--include-ignored", "--nocapture"].map(OsString::from);
+    // Whether the features are what the mirror says is for `tests/abi` to tell.
+    let script = format!("/t --exact {TEST} --include-ignored --nocapture; exec /usr/lib/xtask/agent guest-btf");
+    let command = ["sh", "-c", &script].map(OsString::from);
     let ending = guest.run(&command, Timeout::Whole(Machine::default().timeout), |stream, bytes| {
         if stream == Stream::Output {
             text += &String::from_utf8_lossy(bytes);
         }
         Ok(())
     })?;
-    let said = text.lines().find_map(|line| Some(line.split_once(FEATURES)?.1.trim().to_owned()));
+    let said = facts(&text);
     match (ending, said) {
-        // Whether it is what the mirror says is for `tests/abi` to tell.
-        (Ending::Exited(_), Some(features)) => Ok(features),
-        (Ending::Exited(_), None) => Err(Failure::new(format!("the driver of {} did not say:\n{text}", kernel.name))),
+        (Ending::Exited(0), Some(said)) => Ok(said),
+        (Ending::Exited(_), _) => Err(Failure::new(format!("the driver of {} did not say:\n{text}", kernel.name))),
         (Ending::Lost(lost), _) => Err(Failure::new(format!("{}\n{}", lost.why, lost.story()))),
     }
+}
+
+/// The lines that are facts; `None` where the features are not among them.
+fn facts(text: &str) -> Option<String> {
+    let features = text.lines().find_map(|line| Some(line.split_once(FEATURES)?.1.trim()))?;
+    let features = u64::from_str_radix(features.strip_prefix("0x")?, 16).ok()?;
+    let of_structs = |line: &&str| ["sizeof ublk", "offsetof ublk"].iter().any(|start| line.starts_with(start));
+    let structs: Vec<&str> = text.lines().filter(of_structs).collect();
+    Some(format!("features {features}\n{}\n", structs.join("\n")))
 }
 
 /// Runs `tests/abi`. Its reports are shown, and all that it says where it fails.
@@ -128,7 +139,14 @@ fn compare(wanted: Wanted) -> Result<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::Wanted;
+    use super::{Wanted, facts};
+
+    #[test]
+    fn facts_are_found_among_what_a_test_says() {
+        let text = "running 1 test\ntest it ... \nfeatures 0x1fe\nok\nsizeof list_head 16\nsizeof ublk_params 112\n";
+        assert_eq!(facts(text).unwrap(), "features 510\nsizeof ublk_params 112\n");
+        assert_eq!(facts("sizeof ublk_params 112\n"), None);
+    }
 
     #[test]
     fn there_is_one_option() {

@@ -13,6 +13,7 @@ mod cpio;
 mod demo;
 mod failure;
 mod guest_agent;
+mod guest_btf;
 mod guest_report;
 mod guest_tests;
 mod headers;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         "sizes" => ("xtask sizes", sizes::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),
+        "guest-btf" => ("xtask guest-btf", guest_btf::run().map(|()| 0)),
         "" | "help" | "--help" | "-h" => {
             print!("{HELP}");
             return ExitCode::SUCCESS;
