@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Finds what this machine can test, so that a test that cannot run here is ignored with its reason, and cuts the programs out
-//! of the README, for `examples/readme-*.rs` to be that very text.
+//! Finds what this machine can test, so that a test that cannot run here is ignored with its reason; cuts the programs out
+//! of the README, for `examples/readme-*.rs` to be that very text; and compiles the C program of ABI.md.
 //!
 //! | cfg | means |
 //! |---|---|
 //! | `have_cc` | a C compiler whose programs run here; its command is in `ABI_CC` at compile time |
 //! | `have_headers` | kernel headers in `target/headers/SERIES/usr/include`; the folders are in `ABI_HEADERS` |
+//! | `have_add_dev` | ABI.md's C program was compiled, with liburing in `target/liburing/SUITE/usr`; `ADD_DEV_SAID` is what the compiler said |
 //! | `have_io_uring` | this process may set up a ring |
 //! | `have_ublk` | the ublk driver is there: `/dev/ublk-control` |
 //!
@@ -15,6 +16,7 @@ use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const CONTROL_DEVICE: &str = "/dev/ublk-control";
 
@@ -23,7 +25,7 @@ const README_PROGRAMS: [&str; 4] = ["readme-type", "readme-closure", "readme-pol
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
-    for name in ["have_cc", "have_headers", "have_io_uring", "have_ublk"] {
+    for name in ["have_cc", "have_headers", "have_add_dev", "have_io_uring", "have_ublk"] {
         println!("cargo::rustc-check-cfg=cfg({name})");
     }
 
@@ -31,13 +33,14 @@ fn main() -> io::Result<()> {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo says OUT_DIR"))?);
     for name in README_PROGRAMS {
-        let program =
-            readme_program(&readme, name).ok_or_else(|| io::Error::other(format!("README.md has no {name}")))?;
+        let program = program_of(&readme, name, "rust,no_run")
+            .ok_or_else(|| io::Error::other(format!("README.md has no {name}")))?;
         fs::write(out.join(format!("{name}.rs")), program)?;
     }
 
     println!("cargo::rerun-if-env-changed=CC");
-    if let Some(compiler) = c_compiler() {
+    let compiler = c_compiler();
+    if let Some(compiler) = &compiler {
         println!("cargo::rustc-cfg=have_cc");
         println!("cargo::rustc-env=ABI_CC={compiler}");
     }
@@ -48,6 +51,13 @@ fn main() -> io::Result<()> {
     let sets = header_sets(&folder)?;
     if !sets.is_empty() {
         println!("cargo::rustc-cfg=have_headers");
+    }
+    println!("cargo::rerun-if-changed=ABI.md");
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ABI.md"))?;
+    let program = program_of(&text, "add-dev", "c").ok_or_else(|| io::Error::other("ABI.md has no add-dev"))?;
+    fs::write(out.join("add-dev.c"), program)?;
+    if let (Some(compiler), Some(headers)) = (&compiler, sets.last()) {
+        compile_add_dev(compiler, headers, &out)?;
     }
     let sets = env::join_paths(sets).map_err(io::Error::other)?;
     println!("cargo::rustc-env=ABI_HEADERS={}", sets.to_string_lossy());
@@ -62,11 +72,45 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// The block of the README below the comment with its name.
-fn readme_program<'r>(readme: &'r str, name: &str) -> Option<&'r str> {
-    let (_, below) = readme.split_once(&format!("\n<!-- {name} -->\n```rust,no_run\n"))?;
+/// The block of a text below the comment with its name.
+fn program_of<'t>(text: &'t str, name: &str, language: &str) -> Option<&'t str> {
+    let (_, below) = text.split_once(&format!("\n<!-- {name} -->\n```{language}\n"))?;
     let end = below.find("\n```\n")?;
     below.get(..=end)
+}
+
+/// Compiles the C program of ABI.md, `add-dev.c`, to the static file `add-dev`, for a test to run. What is wrong with it is the
+/// test's to say: the file is empty then.
+fn compile_add_dev(compiler: &str, headers: &Path, out: &Path) -> io::Result<()> {
+    fs::write(out.join("add-dev"), "")?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/liburing");
+    fs::create_dir_all(&folder)?; // Cargo can watch only what exists.
+    println!("cargo::rerun-if-changed={}", folder.display());
+    let Some(suite) = fs::read_dir(&folder)?.next().transpose()? else { return Ok(()) };
+    let liburing = suite.path().join("usr");
+    let Some(library) = library_in(&liburing.join("lib"))? else { return Ok(()) };
+    let mut words = compiler.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words).args(["-Wall", "-Wextra", "-Werror", "-static", "-isystem"]).arg(headers);
+    command.arg("-isystem").arg(liburing.join("include"));
+    command.arg("-o").arg(out.join("add-dev")).arg(out.join("add-dev.c")).arg(library);
+    let output = command.output()?;
+    println!("cargo::rustc-cfg=have_add_dev");
+    // A value has one line.
+    let said = String::from_utf8_lossy(&output.stderr).replace('\n', " | ");
+    println!("cargo::rustc-env=ADD_DEV_SAID={said}");
+    Ok(())
+}
+
+/// `liburing.a` in the folder of a machine's libraries.
+fn library_in(folder: &Path) -> io::Result<Option<PathBuf>> {
+    for machine in fs::read_dir(folder)? {
+        let library = machine?.path().join("liburing.a");
+        if library.is_file() {
+            return Ok(Some(library));
+        }
+    }
+    Ok(None)
 }
 
 /// The command of `CC`, else the first C compiler on the `PATH`. A cross build has none: its programs do not run here.

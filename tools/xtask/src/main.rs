@@ -21,6 +21,7 @@ mod initramfs;
 mod kernel;
 mod kvm;
 mod libtest;
+mod liburing;
 mod machine;
 mod machine_tests;
 mod modules;

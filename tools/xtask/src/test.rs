@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::checks;
 use crate::failure::{Failure, Result};
 use crate::headers;
+use crate::liburing;
 use crate::machine_tests;
 use crate::orderings;
 use crate::packages;
@@ -45,6 +46,7 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     let mut tally = Tally::default();
     attempt("the packages that the tests need", &mut tally, |_| packages::need(&machine_tests::NEEDS));
     attempt("the kernel headers to compare with", &mut tally, |_| headers::get().map(drop));
+    attempt("liburing for the C program of ABI.md", &mut tally, |_| liburing::get());
     if filter.is_some() {
         println!("tests only, as some are asked for by name");
     } else {
