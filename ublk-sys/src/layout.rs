@@ -119,10 +119,9 @@ const fn is_same(one: &str, other: &str) -> bool {
     one.is_empty() && other.is_empty()
 }
 
-/// Where not (32-bit x86, m68k), C's `ublk_params` is another struct than everywhere else: without the hole before `seg`, and so of
-/// 148 bytes. One sentence says so, instead of every assertion.
-pub(crate) const HAS_ALIGNED_WORDS: bool = align_of::<u64>() == 8;
-const _: () = assert!(HAS_ALIGNED_WORDS, "ublk-sys is for machines whose 64-bit integers are aligned to 8 bytes");
+// Where not (32-bit x86, m68k), C's `ublk_params` is another struct than everywhere else: without the hole before `seg`, and so of
+// 148 bytes. This one sentence says so, instead of every assertion below.
+const _: () = assert!(align_of::<u64>() == 8, "ublk-sys is for machines whose 64-bit integers are aligned to 8 bytes");
 
 /// Asserts the layout of a mirrored struct and leaves its row: a private constant `LAYOUT`.
 ///
@@ -133,7 +132,7 @@ macro_rules! assert_layout {
         $(older = { $($osince:literal: $osize:literal),* },)? align = $align:literal, {
         $($field:ident : $ty:ty = $offset:literal $(=> [$($members:tt)*])?),* $(,)?
     }) => {
-        const _: () = if $crate::layout::HAS_ALIGNED_WORDS {
+        const _: () = if align_of::<u64>() == 8 {
             assert!(size_of::<$name>() == $size, concat!("the size of ", stringify!($name), " is not ", $size));
             assert!(align_of::<$name>() == $align, concat!("the alignment of ", stringify!($name), " is not ", $align));
             $(assert!(
