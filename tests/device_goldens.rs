@@ -37,8 +37,8 @@ use ublk_sys::{
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_MORE, IORING_REGISTER_BUFFERS2, IORING_REGISTER_PBUF_RING,
     IORING_RSRC_REGISTER_SPARSE, UBLK_F_BATCH_IO, UBLK_F_NEED_GET_DATA, UBLK_F_QUIESCE, UBLK_F_SAFE_STOP_DEV,
     UBLK_F_SHMEM_ZC, UBLK_F_SUPPORT_ZERO_COPY, UBLK_F_UPDATE_SIZE, UBLK_F_USER_RECOVERY, UBLK_IO_OP_READ,
-    UBLK_IO_OP_WRITE, UBLK_IO_RES_ABORT, UBLK_IO_RES_NEED_GET_DATA, io_uring_buf, io_uring_buf_reg,
-    io_uring_rsrc_register, ublksrv_get_op, ublksrv_io_desc,
+    UBLK_IO_OP_WRITE, UBLK_IO_RES_ABORT, UBLK_IO_RES_NEED_GET_DATA, UBLK_S_DEV_QUIESCED, io_uring_buf,
+    io_uring_buf_reg, io_uring_rsrc_register, ublksrv_get_op, ublksrv_io_desc,
 };
 
 /// Nobody waits longer than this for the driver.
@@ -153,6 +153,12 @@ impl Control {
         assert_eq!(self.send(&sent), 0);
         let params = self.build("UBLK_U_CMD_SET_PARAMS", Run::default());
         assert_eq!(self.send(&params), 0);
+    }
+
+    fn state(&mut self) -> u16 {
+        let sent = self.build("UBLK_U_CMD_GET_DEV_INFO", Run::default());
+        assert_eq!(self.send(&sent), 0);
+        u16::from_ne_bytes([sent.buffer[4], sent.buffer[5]])
     }
 
     fn stop_and_delete(&mut self, mut server: Server) {
@@ -527,6 +533,12 @@ fn recovery(control: &mut Control, features: u64) {
         server.end();
     } else {
         server.let_go();
+    }
+    // Linux 6.12 refuses what is still live as invalid, and not as busy.
+    let started = Instant::now();
+    while control.state() != UBLK_S_DEV_QUIESCED {
+        assert!(started.elapsed() < PATIENCE, "{}", control.state());
+        thread::yield_now();
     }
     control.accepts("UBLK_U_CMD_START_USER_RECOVERY", Run::default());
     let mut server = Server::open(&control.accepted);
