@@ -513,11 +513,13 @@ fn provide(ring: &Ring<Local>, place: u64, buffers: u64) {
     register(ring, IORING_REGISTER_PBUF_RING, &registered, 1);
 }
 
-/// A device that goes from one server to the next, and whose WRITEs wait for a buffer.
-fn recovery(control: &mut Control, features: u64) {
+/// A device whose WRITEs wait for a buffer, and whose server lets go of it; what was accepted.
+fn served_and_left(features: u64) -> BTreeSet<String> {
+    let accepted = Accepted::default();
+    let mut control = Control::open(&accepted);
     let asked = UBLK_F_USER_RECOVERY | UBLK_F_NEED_GET_DATA;
     control.add(asked | if features & UBLK_F_QUIESCE != 0 { UBLK_F_QUIESCE } else { 0 });
-    let mut server = Server::open(&control.accepted);
+    let mut server = Server::open(&accepted);
     server.fetch();
     control.accepts_while("UBLK_U_CMD_START_DEV", &mut server);
     let clients = server.hold(true);
@@ -534,6 +536,14 @@ fn recovery(control: &mut Control, features: u64) {
     } else {
         server.let_go();
     }
+    accepted.0.take()
+}
+
+/// A device that goes from one server to the next.
+fn recovery(control: &mut Control, features: u64) {
+    // Linux 6.12 warns in its log of a device that is recovered while the thread that served it lives.
+    let accepted = thread::spawn(move || served_and_left(features)).join().unwrap();
+    control.accepted.0.borrow_mut().extend(accepted);
     // Linux 6.12 refuses what is still live as invalid, and not as busy.
     let started = Instant::now();
     while control.state() != UBLK_S_DEV_QUIESCED {
