@@ -21,6 +21,10 @@ use crate::workspace;
 const PROGRAM: &str = "device_features";
 const TEST: &str = "the_driver_has_each_feature_that_is_not_younger_than_it_and_no_other";
 
+/// The program of the tests that set parameters and read them back, and what is in their names: `ublk_params` has had five
+/// sizes, and each driver takes and gives its own.
+const PARAMETERS: (&str, &str) = ("device_control", "parameters");
+
 /// How the lines of `tests/abi` begin that are for the user.
 const REPORT: &str = "abi: ";
 
@@ -58,9 +62,12 @@ pub(crate) fn run(wanted: Wanted) -> Result<u8> {
 /// Asks the driver of each kernel that can be had for its features, and its type information for its structs:
 /// `target/abi/drivers/SERIES`.
 fn ask_drivers() -> Result<()> {
-    let programs = workspace::build(["test", "--test", PROGRAM, "--no-run"])?;
-    let program = programs.iter().find(|program| program.target == PROGRAM);
-    let program = program.ok_or_else(|| Failure::new(format!("cargo built no {PROGRAM}")))?;
+    let programs = workspace::build(["test", "--test", PROGRAM, "--test", PARAMETERS.0, "--no-run"])?;
+    let path_of = |name: &str| {
+        let program = programs.iter().find(|program| program.target == name);
+        program.map(|program| program.path.as_path()).ok_or_else(|| Failure::new(format!("cargo built no {name}")))
+    };
+    let programs = [path_of(PROGRAM)?, path_of(PARAMETERS.0)?];
     let folder = workspace::kept("abi/drivers");
     workspace::folder(&folder)?;
     let mut all: Vec<Series> = kernel::MUST_PASS.to_vec();
@@ -77,21 +84,27 @@ fn ask_drivers() -> Result<()> {
                 continue;
             }
         };
-        let said = ask_driver(&kernel, &program.path)?;
+        let said = ask_driver(&kernel, programs)?;
+        println!("driver of Linux {series}: parameters are set, read back and compared as the crate does it");
         let file = folder.join(series.to_string());
         fs::write(&file, said).context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
 }
 
-/// What the driver of that kernel says, in lines as the records have them.
-fn ask_driver(kernel: &Kernel, program: &Path) -> Result<String> {
+/// What the driver of that kernel says, in lines as the records have them. An error too where it takes or gives parameters in
+/// another way than the crate's tests have them.
+fn ask_driver(kernel: &Kernel, [features, parameters]: [&Path; 2]) -> Result<String> {
     eprintln!("asking the driver of {}", kernel.name);
     let mut guest = Guest::new(kernel, &Machine::default())?;
-    guest.files.program(program, "t")?;
+    guest.files.program(features, "t")?;
+    guest.files.program(parameters, "p")?;
     let mut text = String::new();
     // Whether the features are what the mirror says is for `tests/abi` to tell.
-    let script = format!("/t --exact {TEST} --include-ignored --nocapture; exec /usr/lib/xtask/agent guest-btf");
+    let script = format!(
+        "/p --include-ignored --test-threads=1 {} || exit 1; /t --exact {TEST} --include-ignored --nocapture; exec /usr/lib/xtask/agent guest-btf",
+        PARAMETERS.1
+    );
     let command = ["sh", "-c", &script].map(OsString::from);
     let ending = guest.run(&command, Timeout::Whole(Machine::default().timeout), |stream, bytes| {
         if stream == Stream::Output {
