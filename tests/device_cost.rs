@@ -78,16 +78,17 @@ fn thread_id() -> u32 {
     link.file_name().unwrap().to_str().unwrap().parse().unwrap()
 }
 
+/// A device of one queue.
+fn device() -> Device {
+    let params = Params::new(Sectors::new(16384), Cache::None);
+    Device::add(Control::open().unwrap(), &NewDevice::new().depth(16), &params).unwrap()
+}
+
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_request_costs_one_enter_no_other_system_call_and_no_allocation() {
     const REQUESTS: u64 = 500;
-    let mut device = Device::add(
-        Control::open().unwrap(),
-        &NewDevice::new().depth(16),
-        &Params::new(Sectors::new(16384), Cache::None),
-    )
-    .unwrap();
+    let mut device = device();
     let prepared = device.queue(QueueId::new(0)).unwrap();
     let (fetched, is_fetched) = mpsc::channel();
     let (waits, served) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -167,12 +168,7 @@ fn check(calls: &[(u64, u64)], waits: u64) {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn an_answer_from_another_thread_costs_at_most_one_write_and_no_allocation() {
     const REQUESTS: u64 = 300;
-    let mut device = Device::add(
-        Control::open().unwrap(),
-        &NewDevice::new().depth(16),
-        &Params::new(Sectors::new(16384), Cache::None),
-    )
-    .unwrap();
+    let mut device = device();
     let prepared = device.queue(QueueId::new(0)).unwrap();
     let (fetched, is_fetched) = mpsc::channel();
     let (worker, is_worker) = mpsc::channel();

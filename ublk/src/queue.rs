@@ -153,14 +153,14 @@
 //! There are no two of one request:
 //!
 //! ```compile_fail,E0308
-//! fn copy(request: &ublk::DetachedRequest) -> ublk::DetachedRequest {
-//!     request.clone()
+//! fn copy(request: &ublk::DetachedRequest) -> Option<ublk::DetachedRequest> {
+//!     Some(request.clone())
 //! }
 //! ```
 //!
 //! ```no_run
-//! fn copy(request: &ublk::DetachedRequest) -> ublk::DetachedRequest {
-//!     unimplemented!("{request:?}")
+//! fn copy(request: &ublk::DetachedRequest) -> Option<ublk::DetachedRequest> {
+//!     None.filter(|_| request.data().is_empty())
 //! }
 //! ```
 //!
