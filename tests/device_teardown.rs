@@ -19,7 +19,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Aligned, exists, is_mapped, nodes, quiet_device};
+use harness::{Aligned, exists, is_mapped, nodes, open_direct, quiet_device};
 use ublk::ring::{Kind, Local, Op, Ring, Wide, WideOp};
 use ublk::{
     Cache, Command, Control, DeletedId, Device, DeviceInfo, Error, Fd, NewDevice, Operation, Params, PreparedQueue,
@@ -55,8 +55,7 @@ fn serve(prepared: PreparedQueue, fetched: &mpsc::Sender<()>, leave: &Fd) -> (Qu
 }
 
 fn write_once(info: &DeviceInfo) {
-    let path = format!("/dev/ublkb{}", info.id());
-    let disk = fs::OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+    let disk = open_direct(info.id());
     disk.write_all_at(&Aligned::filled(4096, 1), 0).unwrap();
 }
 
@@ -223,8 +222,7 @@ fn a_forgotten_request_can_be_failed_and_its_queue_serves_on_to_a_clean_end() {
         });
         is_fetched.recv().unwrap();
         device.start().unwrap();
-        let path = format!("/dev/ublkb{}", info.id());
-        let disk = fs::OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+        let disk = open_direct(info.id());
         let error = disk.write_all_at(&Aligned::filled(4096, 1), 0).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
         // The one tag there is goes on to the next request.
