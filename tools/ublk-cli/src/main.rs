@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `ublkctl`: chooses the command, and hands its exit status on.
+
+use std::process::ExitCode;
+
+use ublk_cli::{arguments, devices, doctor, explain};
+
+fn main() -> ExitCode {
+    // Ends here with status 2 where the arguments are wrong.
+    let matches = arguments::command().get_matches();
+    let (status, command) = match matches.subcommand() {
+        Some(("explain", matches)) => (explain::run(matches), "explain"),
+        Some(("doctor", matches)) => (doctor::run(matches), "doctor"),
+        Some((command, matches)) => (devices::run(command, matches), command),
+        None => return ExitCode::from(2),
+    };
+    match status {
+        Ok(status) => ExitCode::from(status),
+        // Who reads us has read enough: `ublkctl list | head -1`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write;
+            // Where even that cannot be written, the status says it.
+            let _ = writeln!(std::io::stderr(), "ublkctl {command}: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
