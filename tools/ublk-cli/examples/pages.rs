@@ -8,6 +8,9 @@ use std::{env, fs};
 use clap_complete::{Shell, generate};
 use ublk_cli::arguments;
 
+/// When what the page says was last changed.
+const DATE: &str = "2026-11-23";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(env::args_os().nth(1).ok_or("name the folder to write into")?);
     fs::create_dir_all(&folder)?;
@@ -23,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// One page with every command on it, so that one page is all there is.
 fn page() -> std::io::Result<Vec<u8>> {
     let mut page = Vec::new();
-    let whole = clap_mangen::Man::new(arguments::command());
+    let whole = clap_mangen::Man::new(arguments::command()).date(DATE);
     whole.render_title(&mut page)?;
     whole.render_name_section(&mut page)?;
     whole.render_synopsis_section(&mut page)?;

@@ -101,6 +101,8 @@ fn add() -> Command {
             Arg::new("TARGET")
                 .required(true)
                 .value_parser(["null", "ram"])
+                // The help names them, each with what it does.
+                .hide_possible_values(true)
                 .help("null: reads give zeroes, writes are forgotten; ram: memory"),
         )
         .arg(

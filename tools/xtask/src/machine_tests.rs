@@ -16,7 +16,7 @@ use crate::machine::{Ending, Stream, Timeout};
 use crate::packages::{self, Program};
 use crate::sizes;
 use crate::tally::Tally;
-use crate::vm::{Guest, Wanted};
+use crate::vm::{self, Guest, Wanted};
 use crate::workspace;
 
 /// What tests call, beside the project's own programs.
@@ -44,14 +44,11 @@ type Test = (String, String);
 pub(crate) fn run(quick: bool, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     packages::need(&NEEDS)?;
     let tests = test_programs()?;
-    let mut examples: Vec<PathBuf> = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?
-        .into_iter()
-        .map(|program| program.path)
-        .collect();
-    // The static one takes the place of the example `null`. Where they cannot be built, their tests say what is missing.
+    let mut own = vm::programs()?;
+    // The static ones take the places of those of the same name. Where they cannot be built, their tests say what is missing.
     match sizes::build() {
-        Ok(servers) => examples.extend(servers.map(|server| server.path)),
-        Err(failure) => println!("the null servers are not there as static files: {failure}"),
+        Ok(programs) => own.extend(programs.map(|program| program.path)),
+        Err(failure) => println!("the null servers and ublkctl are not there as static files: {failure}"),
     }
     let newest = Series::newest_listed();
     let listed: Vec<Series> =
@@ -63,7 +60,7 @@ pub(crate) fn run(quick: bool, filter: Option<&str>, tally: &mut Tally) -> Resul
         let devices = !kernel::RING_ONLY.contains(&series);
         let plan = plan(&tests, devices, filter);
         let on = Kernel::of_series(series)?;
-        run_on(&on, &plan, &tests, &examples, tally)?;
+        run_on(&on, &plan, &tests, &own, tally)?;
         // What ran in a machine was not skipped.
         for test in &plan {
             tally.ignored.remove(test);
@@ -71,7 +68,7 @@ pub(crate) fn run(quick: bool, filter: Option<&str>, tally: &mut Tally) -> Resul
     }
     if !quick {
         // What is not listed fails nothing, not even by being out of reach.
-        if let Err(failure) = run_on_newer(&plan(&tests, true, filter), &tests, &examples) {
+        if let Err(failure) = run_on_newer(&plan(&tests, true, filter), &tests, &own) {
             println!("no series newer than {newest} was tried: {failure}");
         }
     }
@@ -79,11 +76,11 @@ pub(crate) fn run(quick: bool, filter: Option<&str>, tally: &mut Tally) -> Resul
 }
 
 /// Runs the tests on a series that is newer than those that must pass, should there be one, and counts nothing.
-fn run_on_newer(plan: &[Test], tests: &[TestProgram], examples: &[PathBuf]) -> Result<()> {
+fn run_on_newer(plan: &[Test], tests: &[TestProgram], own: &[PathBuf]) -> Result<()> {
     let Some(series) = kernel::newer_than_listed()? else { return Ok(()) };
     println!("== series {series} is newer than those that must pass; its results are not counted");
     let mut uncounted = Tally::default();
-    run_on(&Kernel::of_series(series)?, plan, tests, examples, &mut uncounted)?;
+    run_on(&Kernel::of_series(series)?, plan, tests, own, &mut uncounted)?;
     println!("== series {series}, not counted: {} passed, {} failed", uncounted.passed, uncounted.failed.len());
     Ok(())
 }
@@ -116,15 +113,15 @@ fn plan(programs: &[TestProgram], devices: bool, filter: Option<&str>) -> Vec<Te
 }
 
 /// Runs `plan` on one kernel, in as many boots as it takes.
-fn run_on(on: &Kernel, plan: &[Test], programs: &[TestProgram], examples: &[PathBuf], tally: &mut Tally) -> Result<()> {
+fn run_on(on: &Kernel, plan: &[Test], programs: &[TestProgram], own: &[PathBuf], tally: &mut Tally) -> Result<()> {
     println!("== {} tests on {}", plan.len(), on.name);
     let mut left: VecDeque<Test> = plan.iter().cloned().collect();
     let mut fruitless = 0;
     let mut ran = 0;
     while !left.is_empty() {
         let mut guest = Guest::new(on, &Wanted { memory: 2 << 30, ..Wanted::default() })?;
-        for example in examples {
-            guest.files.program_on_path(example)?;
+        for program in own {
+            guest.files.program_on_path(program)?;
         }
         for tool in TOOLS {
             guest.files.add(tool.name)?;

@@ -29,10 +29,12 @@ mod msrv;
 mod musl;
 mod orderings;
 mod packages;
+mod pages;
 mod sizes;
 mod tally;
 mod targets;
 mod test;
+mod tool;
 mod vm;
 mod workspace;
 
@@ -57,8 +59,12 @@ cargo xtask orderings
     it has to fail.
 
 cargo xtask sizes
-    Builds the null servers, with and without std, as static files, prints how large they are, and shows that the one
-    without can reach no panic.
+    Builds the null servers, with and without std, and ublkctl as static files, prints how large they are, and shows that
+    the server without std can reach no panic.
+
+cargo xtask pages
+    Makes the manual page and the completions (bash, zsh, fish) of ublkctl from its own command line, in target/pages, and
+    checks that they are whole.
 
 cargo xtask targets
     Checks the crates for machines of another kind (aarch64, s390x, armv7, i686), as far as the toolchain has them or rustup
@@ -66,8 +72,8 @@ cargo xtask targets
 
 cargo xtask vm [OPTION]... [-- COMMAND [ARG]...]
     Boots a stock Debian kernel in a virtual machine and runs COMMAND there as root, with this project's release
-    programs and examples on the PATH, and busybox for all else: --add brings this machine's own programs. Output and
-    exit status are COMMAND's; 125 says that the machine failed.
+    programs and examples and ublkctl on the PATH, and busybox for all else: --add brings this machine's own programs.
+    Output and exit status are COMMAND's; 125 says that the machine failed.
     Without COMMAND: a shell, on a terminal.
     --kernel SERIES            the newest kernel of that series, such as 6.12; else the newest that the project lists
     --kernel host              this machine's own kernel
@@ -91,6 +97,7 @@ fn main() -> ExitCode {
         "abi" => ("xtask abi", abi::Wanted::parse(arguments).and_then(abi::run)),
         "orderings" => ("xtask orderings", orderings::run()),
         "targets" => ("xtask targets", targets::run()),
+        "pages" => ("xtask pages", pages::run()),
         "sizes" => ("xtask sizes", sizes::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),

@@ -48,17 +48,10 @@ pub(crate) fn run() -> Result<u8> {
     Ok(u8::from(!tally.failed.is_empty()))
 }
 
-/// The package's form and lints, the models, and the models with each ordering weakened.
+/// The models, and the models with each ordering weakened.
 pub(crate) fn check(tally: &mut Tally) -> Result<()> {
     let started = Instant::now();
     println!("== memory orderings");
-    for form in [&["fmt", "--check"][..], &["clippy", "--quiet", "--locked", "--", "-D", "warnings"]] {
-        let mut command = workspace::cargo();
-        command.current_dir(workspace::root().join(MODELS)).env("CARGO_TARGET_DIR", target()).args(form);
-        let status = command.stdin(Stdio::null()).status().context(|| "cannot run cargo".to_owned())?;
-        tally.count(&format!("cargo {} in {MODELS}", form.join(" ")), status.success());
-    }
-
     let copy = Copy::make()?;
     let passed = Command::new(copy.program_of(&copy.sources)?).stdin(Stdio::null()).status();
     let passed = passed.context(|| format!("cannot run {MODELS}"))?.success();

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask sizes`: the null servers as static files, how large they are, and what they may not be.
+//! `cargo xtask sizes`: the null servers and `ublkctl` as static files, how large they are, and what they may not be.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Instant;
 
 use crate::failure::{Context, Failure, Result};
 use crate::musl::{self, TARGET};
 use crate::tally::Tally;
+use crate::tool::{self, Tool};
 use crate::workspace;
 
 /// Nothing unwinds in a program with `panic = "abort"`, so the tables go (`small.ld`), and the headers of code and data
@@ -20,22 +22,22 @@ const NO_RELRO: &str = "-Crelro-level=off";
 /// In the example's own words; its function comes before the unwinder's, which is there too.
 const NO_BACKTRACE: [&str; 2] = ["--cfg=no_backtrace", "-Clink-arg=-Wl,-z,muldefs"];
 
-/// The manifest of the server without std.
-pub(crate) const NO_STD: &str = "tools/null-no-std/Cargo.toml";
+/// The server without std.
+const NO_STD: &str = "null-no-std";
 
 /// What the panic handler of the server without std calls, and nobody defines.
 const REACHABLE: &str = "a_panic_is_reachable";
 
-/// A null server, and what was promised of it.
+/// A program as one static file, and what was promised of it.
 #[derive(Debug)]
-pub(crate) struct NullServer {
+pub(crate) struct StaticProgram {
     name: &'static str,
     pub(crate) path: PathBuf,
     most_bytes: u64,
     panics: &'static str,
 }
 
-impl NullServer {
+impl StaticProgram {
     fn bytes(&self) -> Result<u64> {
         fs::metadata(&self.path).map(|about| about.len()).context(|| format!("cannot look at {}", self.path.display()))
     }
@@ -58,25 +60,34 @@ impl NullServer {
     }
 }
 
-/// Builds both servers.
-pub(crate) fn build() -> Result<[NullServer; 2]> {
+/// Builds both servers, and `ublkctl`.
+pub(crate) fn build() -> Result<[StaticProgram; 3]> {
     let flags = [rustflags(&NO_BACKTRACE)?, rustflags(&[])?];
-    let with_std = ["build", "--package", "ublk", "--example", "null", "--profile", "small", "--target", TARGET];
-    let no_std = ["build", "--manifest-path", NO_STD, "--release", "--target", TARGET];
-    let target = workspace::kept("null-no-std");
-    let target = ["--target-dir", &text(&target)?];
+    let with_std =
+        ["build", "--package", "ublk", "--example", "null", "--profile", "small"].map(str::to_owned).to_vec();
+    let released = |tool: &str| {
+        let mut arguments = Tool::named(tool).arguments("build");
+        arguments.extend(["--release", "--bins"].map(str::to_owned));
+        arguments
+    };
     Ok([
-        NullServer {
+        StaticProgram {
             name: "null",
-            path: built("null", with_std.iter().chain(&["--config", &flags[0]]).copied())?,
+            path: built("null", with_std, &flags[0])?,
             most_bytes: 400 << 10,
             panics: "panic=abort: a panic says where, and ends the process",
         },
-        NullServer {
-            name: "null-no-std",
-            path: built("null-no-std", no_std.iter().chain(&target).chain(&["--config", &flags[1]]).copied())?,
+        StaticProgram {
+            name: NO_STD,
+            path: built(NO_STD, released(NO_STD), &flags[1])?,
             most_bytes: 48 << 10,
             panics: "panic=abort: no panic can be reached, or it would not link",
+        },
+        StaticProgram {
+            name: tool::UBLKCTL,
+            path: built(tool::UBLKCTL, released(tool::UBLK_CLI), &flags[1])?,
+            most_bytes: 1 << 20,
+            panics: "panic=abort: a panic says where, and ends the process",
         },
     ])
 }
@@ -90,9 +101,10 @@ pub(crate) fn run() -> Result<u8> {
 
 /// The sizes, and what links and what does not, as checks.
 pub(crate) fn check(tally: &mut Tally) -> Result<()> {
-    println!("== the null servers as static files");
-    for server in build()? {
-        tally.count(&format!("{} is static and small", server.name), server.check()?);
+    println!("== the null servers and ublkctl as static files");
+    let started = Instant::now();
+    for program in build()? {
+        tally.count(&format!("{} is static and small", program.name), program.check()?);
     }
     let undefined = format!("undefined reference to `{REACHABLE}'");
     let everything = complaint_about("everything")?;
@@ -108,14 +120,16 @@ pub(crate) fn check(tally: &mut Tally) -> Result<()> {
     if let Some(complaint) = everything {
         println!("{complaint}");
     }
+    println!("{:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }
 
 /// What cargo says against the server without std with this feature of it; `None` where it links.
 fn complaint_about(feature: &str) -> Result<Option<String>> {
-    let output = workspace::cargo()
-        .args(["build", "--manifest-path", NO_STD, "--release", "--target", TARGET, "--features", feature])
-        .args(["--target-dir", &text(&workspace::kept("null-no-std/checks"))?, "--config", &rustflags(&[])?])
+    // In a profile of its own, so that the server that is to be measured stays where it is.
+    let output = Tool::named(NO_STD)
+        .cargo("build")
+        .args(["--profile", "checked", "--target", TARGET, "--features", feature, "--config", &rustflags(&[])?])
         .stdin(Stdio::null())
         .output()
         .context(|| "cannot run cargo".to_owned())?;
@@ -138,8 +152,10 @@ fn text(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| Failure::new(format!("{}: its path is no text", path.display())))
 }
 
-fn built<'a>(name: &str, arguments: impl Iterator<Item = &'a str>) -> Result<PathBuf> {
-    let programs = workspace::build(arguments)?;
+/// The program of that name that cargo builds when it is called so, for the target and with these flags.
+fn built(name: &str, arguments: Vec<String>, flags: &str) -> Result<PathBuf> {
+    let for_target = ["--target", TARGET, "--config", flags].map(str::to_owned);
+    let programs = workspace::build(arguments.into_iter().chain(for_target))?;
     let program = programs.into_iter().find(|program| program.target == name);
     program.map(|program| program.path).ok_or_else(|| Failure::new(format!("cargo built no {name}")))
 }

@@ -11,6 +11,7 @@ use crate::liburing;
 use crate::machine_tests;
 use crate::orderings;
 use crate::packages;
+use crate::pages;
 use crate::sizes;
 use crate::tally::Tally;
 use crate::targets;
@@ -51,7 +52,8 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
         println!("tests only, as some are asked for by name");
     } else {
         attempt("form", &mut tally, checks::form);
-        attempt("the null servers as static files", &mut tally, sizes::check);
+        attempt("the manual page and the completions", &mut tally, pages::check);
+        attempt("the null servers and ublkctl as static files", &mut tally, sizes::check);
         if wanted.quick {
             tally.left_out.push("the oldest compiler: --quick".to_owned());
             tally.left_out.push("the crates for other machines: --quick".to_owned());

@@ -16,6 +16,7 @@ use crate::kvm;
 use crate::machine::{Acceleration, Console, Ending, Machine, Scratch, Stream, Timeout};
 use crate::modules::Modules;
 use crate::packages;
+use crate::tool::{self, Tool};
 use crate::workspace;
 
 /// The exit status of this tool's own failures.
@@ -165,11 +166,11 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
         return Err(Failure::new("a shell wants a terminal; give a command behind `--`"));
     }
     packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ])?;
-    let programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
+    let programs = programs()?;
     let kernel = wanted.kernel.get()?;
     let mut guest = Guest::new(&kernel, wanted)?;
     for program in programs {
-        guest.files.program_on_path(&program.path)?;
+        guest.files.program_on_path(&program)?;
     }
     for add in &wanted.add {
         guest.files.add(add)?;
@@ -186,6 +187,14 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
         Ending::Exited(status) => Ok(status),
         Ending::Lost(lost) => Err(Failure::new(format!("{}\n{}", lost.why, lost.story()))),
     }
+}
+
+/// This project's programs that are on a guest's PATH: those of the workspace with the examples, and `ublkctl`.
+pub(crate) fn programs() -> Result<Vec<PathBuf>> {
+    let mut programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
+    let released = ["--release", "--bins"].map(str::to_owned);
+    programs.extend(workspace::build(Tool::named(tool::UBLK_CLI).arguments("build").into_iter().chain(released))?);
+    Ok(programs.into_iter().map(|program| program.path).collect())
 }
 
 pub(crate) fn print(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
