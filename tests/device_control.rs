@@ -17,7 +17,7 @@ use std::thread;
 use harness::{Aligned, exists, nodes, serve};
 use ublk::{
     Attributes, Cache, Command, Control, DeletedId, Device, DeviceId, DeviceInfo, Errno, Error, Features, NewDevice,
-    Operation, Params, QueueId, Request, Sectors, State, Stopped,
+    Operation, Params, QueueId, Request, Sectors, Sent, State, Stopped,
 };
 
 fn open() -> Control {
@@ -42,7 +42,7 @@ fn forgetful(request: Request<'_>) {
 }
 
 fn refused(command: Command, device: DeviceId, errno: Errno) -> Error {
-    Error::Control { command, device: Some(device), errno }
+    Error::Control { command, device: Some(device), errno, sent: Sent::default() }
 }
 
 /// That the device is gone: no node, and its id answers nothing.
@@ -743,7 +743,7 @@ const AS_NOBODY: &str = "UBLK_TEST_AS_NOBODY";
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn who_may_open_the_control_device_and_no_more_may_ask_for_features_and_no_more() {
-    let refused = |command, device| Error::Control { command, device, errno: Errno::EPERM };
+    let refused = |command, device| Error::Control { command, device, errno: Errno::EPERM, sent: Sent::default() };
     let own_path = CString::new(format!("/dev/ublkc{HIGH}")).unwrap();
     if std::env::var_os(AS_NOBODY).is_some() {
         let mut control = open();

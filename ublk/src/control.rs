@@ -18,7 +18,8 @@ pub use commands::CpuSet;
 pub use in_flight::{InFlight, Starting, Stopping};
 
 use crate::errno::Errno;
-use crate::error::{Command, Error};
+use crate::error::{Command, Error, Sent};
+use crate::features::Features;
 use crate::id::DeviceId;
 use crate::mapping::Mapping;
 use crate::ring::{Ring, Wide, WideOp};
@@ -77,6 +78,8 @@ pub struct Control {
     patience: Duration,
     start_patience: Duration,
     stop_patience: Duration,
+    /// What the driver offers, once it was asked.
+    offered: Option<Features>,
 }
 
 static_assertions::assert_impl_all!(Control: Send);
@@ -126,6 +129,7 @@ impl Control {
             patience: PATIENCE,
             start_patience: START_PATIENCE,
             stop_patience: PATIENCE,
+            offered: None,
         })
     }
 
@@ -172,14 +176,15 @@ impl Control {
         sent.data = [header.data];
         sent.dev_path_len = header.path_len;
 
+        let words = words(&sent);
         // SAFETY: what the driver may read or write are `lent_bytes` at `sent.addr`, which lie within `self.buffer`: C1
         // keeps that memory from everybody else until the completion was taken, and for good if it never is. Commands
         // without a buffer have length 0. `self.fd` stays open as long as `self`.
-        let op = unsafe { WideOp::uring_cmd(&self.fd, command.raw(), words(&sent)) };
+        let op = unsafe { WideOp::uring_cmd(&self.fd, command.raw(), words) };
         self.ring.push(op, self.serial)?;
         self.lent = true;
         self.ring.submit()?;
-        Ok(InFlight::new(self, command, header.device, patience))
+        Ok(InFlight::new(self, command, header.device, Sent::of_words(words, self.offered), patience))
     }
 
     /// The answer to the command that was sent, if it is there.

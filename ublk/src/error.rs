@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can go wrong, with the operation that did and the kernel's own errno.
 
-mod cause;
-
 use core::fmt;
 use core::time::Duration;
 
@@ -44,6 +42,8 @@ pub enum Error {
         device: Option<DeviceId>,
         /// The driver's answer.
         errno: Errno,
+        /// What was sent.
+        sent: Sent,
     },
     /// The driver refused an I/O command. After a commit, the request of that tag stays unanswered until the char device is
     /// closed.
@@ -56,6 +56,8 @@ pub enum Error {
         tag: Tag,
         /// The driver's answer.
         errno: Errno,
+        /// What was sent.
+        sent: Sent,
     },
     /// The driver lacks features that were asked for. The device was not made, or was deleted again.
     Unsupported {
@@ -132,6 +134,61 @@ pub enum Error {
 }
 
 static_assertions::assert_impl_all!(Error: Send, Sync);
+
+/// What was sent with a command that was refused, and what was known then: what `diagnosis` looks at.
+///
+/// It explains an error and is no part of which error it is: any two are equal, so that errors can be compared without it.
+#[derive(Clone, Copy, Default)]
+pub struct Sent {
+    area: [u8; 32],
+    offered: Option<Features>,
+}
+
+static_assertions::assert_impl_all!(Sent: Send, Sync);
+
+impl Sent {
+    /// These bytes of the command area, when the driver was known to offer these features.
+    #[must_use]
+    pub const fn new(area: [u8; 32], offered: Option<Features>) -> Sent {
+        Sent { area, offered }
+    }
+
+    /// Bytes 48 to 79 of the submission queue entry: `struct ublksrv_ctrl_cmd`, or `struct ublksrv_io_cmd` and zeroes. Of a
+    /// commit the result is not kept, and is 0 here.
+    #[must_use]
+    pub const fn area(&self) -> &[u8; 32] {
+        &self.area
+    }
+
+    /// The features that the driver offers, if this control handle had asked before.
+    #[must_use]
+    pub const fn offered(&self) -> Option<Features> {
+        self.offered
+    }
+
+    pub(crate) fn of_words(words: [u64; 4], offered: Option<Features>) -> Sent {
+        let mut area = [0; 32];
+        for (to, word) in area.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        Sent { area, offered }
+    }
+}
+
+impl PartialEq for Sent {
+    fn eq(&self, _: &Sent) -> bool {
+        true
+    }
+}
+
+impl Eq for Sent {}
+
+/// The bytes in hex, as they stand in the entry.
+impl fmt::Debug for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.area.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
 
 /// A text of a bounded length, kept in place: what a panic said.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -300,6 +357,16 @@ macro_rules! commands {
                     _ => None,
                 }
             }
+
+            /// The command whose number this is: the lowest byte of `cmd_op`, which is all that the driver looks at, but for
+            /// `GET_FEATURES` and the batch commands.
+            #[must_use]
+            pub const fn of_number(number: u8) -> Option<Command> {
+                $(if ublk_sys::$value.to_le_bytes()[0] == number {
+                    return Some(Command::$name);
+                })*
+                None
+            }
         }
     };
 }
@@ -316,11 +383,30 @@ commands! {
     GET_DEV_INFO2 = UBLK_U_CMD_GET_DEV_INFO2,
     GET_FEATURES = UBLK_U_CMD_GET_FEATURES,
     DEL_DEV_ASYNC = UBLK_U_CMD_DEL_DEV_ASYNC,
+    START_USER_RECOVERY = UBLK_U_CMD_START_USER_RECOVERY,
+    END_USER_RECOVERY = UBLK_U_CMD_END_USER_RECOVERY,
+    UPDATE_SIZE = UBLK_U_CMD_UPDATE_SIZE,
+    QUIESCE_DEV = UBLK_U_CMD_QUIESCE_DEV,
+    TRY_STOP_DEV = UBLK_U_CMD_TRY_STOP_DEV,
+    REG_BUF = UBLK_U_CMD_REG_BUF,
+    UNREG_BUF = UBLK_U_CMD_UNREG_BUF,
     FETCH_REQ = UBLK_U_IO_FETCH_REQ,
     COMMIT_AND_FETCH_REQ = UBLK_U_IO_COMMIT_AND_FETCH_REQ,
+    NEED_GET_DATA = UBLK_U_IO_NEED_GET_DATA,
+    REGISTER_IO_BUF = UBLK_U_IO_REGISTER_IO_BUF,
+    UNREGISTER_IO_BUF = UBLK_U_IO_UNREGISTER_IO_BUF,
+    PREP_IO_CMDS = UBLK_U_IO_PREP_IO_CMDS,
+    COMMIT_IO_CMDS = UBLK_U_IO_COMMIT_IO_CMDS,
+    FETCH_IO_CMDS = UBLK_U_IO_FETCH_IO_CMDS,
 }
 
 impl Command {
+    /// Whether it is sent to a char device, `/dev/ublkcN`; the others are sent to `/dev/ublk-control`.
+    #[must_use]
+    pub const fn is_io(self) -> bool {
+        self.0.to_le_bytes()[0] >= 0x20
+    }
+
     /// The 32 bits of `cmd_op`.
     #[must_use]
     pub const fn raw(self) -> u32 {
@@ -355,41 +441,60 @@ impl fmt::Display for ForDevice {
     }
 }
 
-/// Ends a sentence with what is known of its cause.
-fn end(f: &mut fmt::Formatter<'_>, cause: Option<&str>) -> fmt::Result {
-    match cause {
-        Some(cause) => write!(f, "; {cause}"),
-        None => Ok(()),
+/// Ends a sentence with the cause, where that is one or a choice of few.
+#[cfg(feature = "explain")]
+fn end(f: &mut fmt::Formatter<'_>, error: &Error) -> fmt::Result {
+    use crate::diagnosis::{Environment, causes};
+
+    const FEW: usize = 3;
+    let causes = causes(error, &Environment::default());
+    let count = causes.clone().count();
+    for (number, cause) in causes.enumerate() {
+        if count == 1 || cause.is_certain() {
+            return write!(f, "; {cause}");
+        } else if count <= FEW {
+            write!(f, "{}{}", if number == 0 { "; " } else { ", or " }, cause.text())?;
+        }
     }
+    Ok(())
 }
 
-/// One sentence: what failed, the errno's name, and where the errno has one meaning there, the cause and what to do.
+#[cfg(not(feature = "explain"))]
+fn end(_: &mut fmt::Formatter<'_>, _: &Error) -> fmt::Result {
+    Ok(())
+}
+
+/// One sentence: what failed, the errno's name, and with the feature `explain` the cause and what to do, where that is one or
+/// a choice of few.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Error::System { call, errno } => {
                 write!(f, "{call} failed: {errno}")?;
-                end(f, cause::of_system_call(call, errno))
+                end(f, self)
             }
             Error::OpenControl { errno } => {
                 write!(f, "cannot open /dev/ublk-control: {errno}")?;
-                end(f, cause::of_open_control(errno))
+                end(f, self)
             }
             Error::OpenCharDevice { device, errno } => {
                 write!(f, "cannot open /dev/ublkc{device}: {errno}")?;
-                end(f, cause::of_open_char_device(errno))
+                end(f, self)
             }
-            Error::Control { command, device, errno } => {
-                write!(f, "the driver refused {command}{}: {errno}", ForDevice(device))?;
-                end(f, cause::of_control(command, errno))?;
-                match (errno, command.since()) {
-                    (Errno::EOPNOTSUPP, Some(release)) => write!(f, ", which is in Linux {release}"),
-                    _ => Ok(()),
+            Error::Control { command, device, errno, .. } => {
+                write!(f, "the driver refused {command}{}", ForDevice(device))?;
+                if let (Errno::EOPNOTSUPP, Some(release)) = (errno, command.since()) {
+                    write!(f, ", which is in Linux {release}")?;
                 }
+                write!(f, ": {errno}")?;
+                end(f, self)
             }
-            Error::Io { command, queue, tag, errno } => {
+            Error::Io { command, queue, tag, errno, .. } => {
                 write!(f, "the driver refused {command} for queue {queue}, tag {tag}: {errno}")?;
-                end(f, cause::of_io(command, errno))
+                if command == Command::COMMIT_AND_FETCH_REQ {
+                    f.write_str("; the request stays unanswered until the server lets go of the char device")?;
+                }
+                end(f, self)
             }
             Error::Unsupported { missing, offered } => {
                 write!(f, "the driver does not give {}; it gives {offered}", Missing(missing))
@@ -409,8 +514,12 @@ impl fmt::Display for Error {
             }
             Error::TimedOut { command, device, waited } => {
                 let waited_ms = waited.as_millis();
-                write!(f, "the driver did not answer {command}{} in {waited_ms} ms", ForDevice(device))?;
-                end(f, Some(cause::of_time_out(command)))
+                write!(
+                    f,
+                    "the driver did not answer {command}{} in {waited_ms} ms; it may still be done",
+                    ForDevice(device)
+                )?;
+                f.write_str(late(command))
             }
             Error::ControlAbandoned => {
                 f.write_str("this control handle gave up on an earlier command and takes no other; open a new one")
@@ -434,33 +543,62 @@ impl fmt::Display for Error {
     }
 }
 
+/// What else may come of a command that was not answered in time.
+const fn late(command: Command) -> &'static str {
+    match command {
+        Command::ADD_DEV => " and leave a device; the driver adds none while another device waits to be stopped",
+        Command::START_DEV => "; the driver waits until every tag of every queue was fetched and served",
+        Command::STOP_DEV | Command::DEL_DEV | Command::DEL_DEV_ASYNC => {
+            ", and this process cannot exit before, not even by SIGKILL: the driver waits until the server answers what it \
+             holds, or lets go of the device"
+        }
+        _ => "",
+    }
+}
+
 impl core::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Error, Message};
+    use super::{Command, Error, Message, Sent};
     use crate::{DeviceId, Errno, Features, QueueId};
     use std::format;
 
+    fn refused(command: Command, device: Option<DeviceId>, errno: Errno) -> Error {
+        // As ADD_DEV is sent.
+        let mut area = [0; 32];
+        area[..8].copy_from_slice(&[3, 0, 0, 0, 0xff, 0xff, 64, 0]);
+        area[15] = 1;
+        Error::Control { command, device, errno, sent: Sent::new(area, None) }
+    }
+
+    #[cfg(feature = "explain")]
     #[test]
     fn an_error_names_the_operation_and_the_errno() {
-        let error = Error::Control { command: Command::ADD_DEV, device: Some(DeviceId::new(3)), errno: Errno::EEXIST };
+        let error = refused(Command::ADD_DEV, Some(DeviceId::new(3)), Errno::EEXIST);
         assert_eq!(
             format!("{error}"),
             "the driver refused UBLK_U_CMD_ADD_DEV for device 3: EEXIST (17); the id is taken; a device that was deleted has \
-             it as long as somebody holds its files"
+             it as long as somebody holds its files: ask for another, or for 0xffffffff (-1), one of the driver's choice"
         );
-        let bare = Error::Control { command: Command::START_DEV, device: Some(DeviceId::new(3)), errno: Errno::EINVAL };
-        assert_eq!(format!("{bare}"), "the driver refused UBLK_U_CMD_START_DEV for device 3: EINVAL (22)");
+        let choice = refused(Command::START_DEV, Some(DeviceId::new(3)), Errno::EEXIST);
+        assert_eq!(
+            format!("{choice}"),
+            "the driver refused UBLK_U_CMD_START_DEV for device 3: EEXIST (17); the device is live already, or a client \
+             still has the block device of before the stop open"
+        );
+        let bare = refused(Command::ADD_DEV, Some(DeviceId::new(3)), Errno::EINVAL);
+        assert_eq!(format!("{bare}"), "the driver refused UBLK_U_CMD_ADD_DEV for device 3: EINVAL (22)");
     }
 
+    #[cfg(feature = "explain")]
     #[test]
     fn a_command_that_the_driver_is_too_old_for_says_which_linux_has_it() {
-        let error = Error::Control { command: Command::DEL_DEV_ASYNC, device: None, errno: Errno::EOPNOTSUPP };
+        let error = refused(Command::DEL_DEV_ASYNC, None, Errno::EOPNOTSUPP);
         assert_eq!(
             format!("{error}"),
-            "the driver refused UBLK_U_CMD_DEL_DEV_ASYNC: EOPNOTSUPP (95); the driver is older than the command, which is \
-             in Linux 6.9"
+            "the driver refused UBLK_U_CMD_DEL_DEV_ASYNC, which is in Linux 6.9: EOPNOTSUPP (95); the driver is older than \
+             the command: run ublkctl features, which has the first Linux of each, or a newer kernel"
         );
         for (value, name) in [(Command::ADD_DEV, "6.4"), (Command::GET_FEATURES, "6.5"), (Command::FETCH_REQ, "6.4")] {
             assert_eq!(value.since(), Some(name));

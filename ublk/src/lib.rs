@@ -170,6 +170,8 @@ mod control;
 mod deadline;
 mod device;
 mod device_info;
+#[cfg(feature = "explain")]
+pub mod diagnosis;
 mod disk;
 mod errno;
 mod error;
@@ -196,7 +198,7 @@ pub use device::{DeletedId, Device, Stopper};
 pub use device_info::{DeviceInfo, NewDevice, State};
 pub use disk::{Discard, Disk, Flush, ReadAt, WriteAt, WriteZeroes};
 pub use errno::Errno;
-pub use error::{Command, Error, Message, SystemCall};
+pub use error::{Command, Error, Message, Sent, SystemCall};
 pub use features::Features;
 pub use id::{DeviceId, QueueId, Tag};
 pub use params::{Attributes, Cache, Params};

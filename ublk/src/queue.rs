@@ -241,7 +241,7 @@ pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags}
 use crate::char_device::CharDevice;
 use crate::device_info::DeviceInfo;
 use crate::errno::Errno;
-use crate::error::{Command, Error, SystemCall};
+use crate::error::{Command, Error, Sent, SystemCall};
 use crate::features::Features;
 use crate::id::{QueueId, Tag};
 use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
@@ -622,7 +622,9 @@ impl Queue {
             other => {
                 let committed = completion.user_data & COMMIT_BIT != 0;
                 let command = if committed { Command::COMMIT_AND_FETCH_REQ } else { Command::FETCH_REQ };
-                Err(Error::Io { command, queue: self.id, tag, errno: Errno::from_raw(other) })
+                let [first, second] = words(&self.io_command(tag, 0)?);
+                let sent = Sent::of_words([first, second, 0, 0], None);
+                Err(Error::Io { command, queue: self.id, tag, errno: Errno::from_raw(other), sent })
             }
         }
     }
@@ -800,15 +802,21 @@ impl Queue {
         self.unanswered.set(self.unanswered.get().wrapping_add(1));
     }
 
-    /// Stages a fetch or a commit of a tag that no request is out for.
-    fn stage(&self, state: &mut State, command: Command, tag: Tag, result: i32) -> Result<(), Error> {
+    /// What a fetch or a commit of a tag says: its buffer is the tag's own.
+    fn io_command(&self, tag: Tag, result: i32) -> Result<ublksrv_io_cmd, Error> {
         let address =
             self.memory.buffer_address(tag).ok_or(Error::Invalid { what: "a tag is below the queue's depth" })?;
+        let mut sent = ublksrv_io_cmd::default();
+        (sent.q_id, sent.tag, sent.result, sent.addr) = (self.id.raw(), tag.raw(), result, address);
+        Ok(sent)
+    }
+
+    /// Stages a fetch or a commit of a tag that no request is out for.
+    fn stage(&self, state: &mut State, command: Command, tag: Tag, result: i32) -> Result<(), Error> {
+        let sent = self.io_command(tag, result)?;
         if !state.in_flight.insert(tag) {
             return Err(Error::Invalid { what: "a tag has one command in flight at a time" });
         }
-        let mut sent = ublksrv_io_cmd::default();
-        (sent.q_id, sent.tag, sent.result, sent.addr) = (self.id.raw(), tag.raw(), result, address);
         // SAFETY: the driver uses the tag's buffer because of this command. The tag is in `in_flight` from here on, so by
         // Q1 the buffer stays mapped until the completion was taken. No TagBuffer of it is used any more: `commit` is called by
         // the request that is being consumed, `commit_letter` when the detached one has been answered, `fetch` before there is

@@ -113,7 +113,9 @@ impl Control {
         const { assert!(lent_len::<u64>() == UBLK_FEATURES_LEN) };
         let header = self.lend(0_u64)?;
         self.send(Command::GET_FEATURES, header, self.patience)?;
-        self.take(0).map(Features::from_bits)
+        let offered = Features::from_bits(self.take(0)?);
+        self.offered = Some(offered);
+        Ok(offered)
     }
 
     /// Adds a device: `/dev/ublkcN` exists when this returns, `/dev/ublkbN` once it is started.
@@ -496,6 +498,7 @@ mod tests {
             patience: Duration::ZERO,
             start_patience: Duration::ZERO,
             stop_patience: Duration::ZERO,
+            offered: None,
         };
         // Nobody serves the ring.
         assert!(matches!(send(&mut control), Err(Error::System { .. })));

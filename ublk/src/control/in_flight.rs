@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use crate::control::Control;
 use crate::deadline::Deadline;
-use crate::error::{Command, Error};
+use crate::error::{Command, Error, Sent};
 use crate::id::DeviceId;
 use crate::syscall::Fd;
 
@@ -21,6 +21,8 @@ pub struct InFlight<'c> {
     control: &'c mut Control,
     command: Command,
     device: Option<DeviceId>,
+    /// The command as it was sent.
+    sent: Sent,
     patience: Duration,
     /// When its answer has been waited for long enough.
     deadline: Deadline,
@@ -43,12 +45,14 @@ impl<'c> InFlight<'c> {
         control: &'c mut Control,
         command: Command,
         device: Option<DeviceId>,
+        sent: Sent,
         patience: Duration,
     ) -> InFlight<'c> {
         InFlight {
             control,
             command,
             device,
+            sent,
             patience,
             deadline: Deadline::after(patience),
             answer: None,
@@ -66,9 +70,9 @@ impl<'c> InFlight<'c> {
         if let Some(answer) = self.answer {
             return answer.map(|()| true);
         }
-        let (command, device) = (self.command, self.device);
+        let InFlight { command, device, sent, .. } = *self;
         if let Some(result) = self.control.answer() {
-            let answer = result.map(|_| ()).map_err(|errno| Error::Control { command, device, errno });
+            let answer = result.map(|_| ()).map_err(|errno| Error::Control { command, device, errno, sent });
             self.answer = Some(answer);
             return answer.map(|()| true);
         }
