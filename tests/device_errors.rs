@@ -310,7 +310,7 @@ fn a_kernel_or_a_filter_without_io_uring_is_told_from_one_that_forbids_it() {
     let mut device = Device::add(open(), &NewDevice::new().id(HIGH), &params()).unwrap();
     let before = open_files();
     for (errno, cause) in [
-        (Errno::ENOSYS, "; this kernel has no io_uring (CONFIG_IO_URING), or a seccomp filter hides it"),
+        (Errno::ENOSYS, "; this kernel has no io_uring (CONFIG_IO_URING), or a seccomp filter hides io_uring"),
         (Errno::EPERM, "or a seccomp filter, such as containers have, forbids io_uring"),
     ] {
         thread::scope(|scope| {

@@ -135,17 +135,21 @@ pub enum Error {
 
 static_assertions::assert_impl_all!(Error: Send, Sync);
 
-/// What was sent with a command that was refused, and what was known then: what `diagnosis` looks at.
+/// What was sent with a command that was refused, and what was known then: what `diagnosis` looks at. Without the feature
+/// `explain` it is empty.
 ///
 /// It explains an error and is no part of which error it is: any two are equal, so that errors can be compared without it.
 #[derive(Clone, Copy, Default)]
 pub struct Sent {
+    #[cfg(feature = "explain")]
     area: [u8; 32],
+    #[cfg(feature = "explain")]
     offered: Option<Features>,
 }
 
 static_assertions::assert_impl_all!(Sent: Send, Sync);
 
+#[cfg(feature = "explain")]
 impl Sent {
     /// These bytes of the command area, when the driver was known to offer these features.
     #[must_use]
@@ -175,6 +179,13 @@ impl Sent {
     }
 }
 
+#[cfg(not(feature = "explain"))]
+impl Sent {
+    pub(crate) fn of_words(_: [u64; 4], _: Option<Features>) -> Sent {
+        Sent {}
+    }
+}
+
 impl PartialEq for Sent {
     fn eq(&self, _: &Sent) -> bool {
         true
@@ -186,7 +197,9 @@ impl Eq for Sent {}
 /// The bytes in hex, as they stand in the entry.
 impl fmt::Debug for Sent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.area.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        #[cfg(feature = "explain")]
+        self.area.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        f.write_str("")
     }
 }
 
@@ -560,10 +573,14 @@ impl core::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Error, Message, Sent};
-    use crate::{DeviceId, Errno, Features, QueueId};
+    use super::{Command, Error, Message};
+    use crate::{Features, QueueId};
     use std::format;
 
+    #[cfg(feature = "explain")]
+    use {super::Sent, crate::DeviceId, crate::Errno};
+
+    #[cfg(feature = "explain")]
     fn refused(command: Command, device: Option<DeviceId>, errno: Errno) -> Error {
         // As ADD_DEV is sent.
         let mut area = [0; 32];
