@@ -60,9 +60,27 @@ pub fn of_device(mut device: Device, queue: QueueId, path: &CStr) -> Result<CpuS
 }
 
 /// Calls what prints an error.
-pub fn of_error(error: Error) {
+pub fn of_error(error: Error, bytes: &[u8]) {
     let _ = write!(Nowhere, "{error}");
+    explain(error, bytes);
 }
+
+/// Calls what explains an error and an entry.
+#[cfg(feature = "everything")]
+fn explain(error: Error, bytes: &[u8]) {
+    use ublk::diagnosis::{Environment, Sqe, causes, causes_of_command};
+
+    let mut environment = Environment::default();
+    environment.buffer = bytes;
+    for cause in causes(&error, &environment) {
+        let _ = write!(Nowhere, "{cause}");
+    }
+    let explained = Sqe::from_bytes(bytes).map(|sqe| causes_of_command(&sqe, None, &environment).count());
+    core::hint::black_box(explained);
+}
+
+#[cfg(not(feature = "everything"))]
+fn explain(_: Error, _: &[u8]) {}
 
 /// Who looks at every byte that is written, and keeps none.
 struct Nowhere;

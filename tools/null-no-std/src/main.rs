@@ -71,8 +71,9 @@ fn serve(stop: i32) -> Result<(), Error> {
     if cfg!(feature = "everything") {
         everything::of_queue(&mut queue, core::hint::black_box(&[1; 16]))?;
         let id = core::hint::black_box(queue.id());
-        let done = everything::of_device(device, id, core::hint::black_box(c"/dev/ublkc0"));
-        return done.map(|_| ()).inspect_err(|error| everything::of_error(*error));
+        let path = core::hint::black_box(c"/dev/ublkc0");
+        let done = everything::of_device(device, id, path);
+        return done.map(|_| ()).inspect_err(|error| everything::of_error(*error, path.to_bytes()));
     }
     let served = live(&mut device, &queue, stop);
     // The device goes last, on every way out.

@@ -302,8 +302,8 @@ rules! {
             "flags or reserved of struct ublk_shmem_buf_reg have a bit that the driver does not know",
             "clear the struct before it is filled";
         EINVAL, "reg-buf.range" since (7, 1), |s| s.payload_is(|b| {
-                let (addr, len, page) = (b.u64(offset_of!(ublk_shmem_buf_reg, addr)), b.u64(offset_of!(ublk_shmem_buf_reg, len)), u64::from(s.page_bytes()));
-                len == 0 || len > 1 << 32 || len % page != 0 || addr % page != 0
+                let (addr, len, in_page) = (b.u64(offset_of!(ublk_shmem_buf_reg, addr)), b.u64(offset_of!(ublk_shmem_buf_reg, len)), u64::from(s.page_bytes()) - 1);
+                len == 0 || len > 1 << 32 || (len | addr) & in_page != 0
             }),
             "the memory is not whole pages, or none, or more than 4 GiB",
             "register whole pages, 4 GiB at most at once";

@@ -80,7 +80,7 @@ pub struct Environment<'e> {
     pub free_descriptors: Option<u64>,
     /// How many bytes the process may lock (`RLIMIT_MEMLOCK`).
     pub memlock_bytes: Option<u64>,
-    /// Bytes of a page; 4096 where not known.
+    /// Bytes of a page, a power of two; 4096 where not known.
     pub page_bytes: Option<u32>,
 }
 

@@ -42,7 +42,7 @@ impl Sqe {
             return None;
         }
         let mut sqe = Sqe { is_wide, ..Sqe::NONE };
-        sqe.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        sqe.put(0, bytes);
         Some(sqe)
     }
 
@@ -57,8 +57,8 @@ impl Sqe {
     }
 
     fn put(&mut self, at: usize, bytes: &[u8]) {
-        if let Some(room) = self.bytes.get_mut(at..at.saturating_add(bytes.len())) {
-            room.copy_from_slice(bytes);
+        for (to, from) in self.bytes.iter_mut().skip(at).zip(bytes) {
+            *to = *from;
         }
     }
 
@@ -277,7 +277,7 @@ impl<'e> Seen<'e> {
     }
 
     pub(super) fn page_bytes(&self) -> u32 {
-        self.environment.page_bytes.unwrap_or(4096)
+        self.environment.page_bytes.filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
     }
 
     pub(super) fn page_shift(&self) -> u8 {
