@@ -134,8 +134,11 @@
 //!
 //! # Modules and features
 //!
-//! Everything but [`ring`] stands at the root. `ring` is the io_uring beneath; it knows nothing of ublk.
+//! Everything but [`ring`] and [`diagnosis`] stands at the root. `ring` is the io_uring beneath; it knows nothing of ublk.
+//! `diagnosis` has the rules of the kernel's that a command can break, and names the one that was broken.
 //!
+//! - `explain` (default): [`diagnosis`], and with it the end of an [`Error`]'s sentence, which says why. Without it an error keeps
+//!   nothing of what was sent.
 //! - `std` (default): [`Server`], [`StopHandle`], and the standard library's traits on our types. Without it the crate is
 //!   `no_std`, allocates nothing, and makes no threads: `tools/null-no-std` is a whole server of that kind.
 //!
