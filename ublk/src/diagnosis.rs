@@ -38,8 +38,8 @@ pub use rule::{Attempt, Rule};
 pub use seen::Sqe;
 
 use crate::errno::Errno;
-use crate::error::Error;
-use rule::Holds;
+use crate::error::{Error, Sent};
+use rule::{Asked, Holds};
 use seen::Seen;
 
 /// The rules in the order in which the kernel looks.
@@ -56,22 +56,28 @@ pub fn rules() -> impl Iterator<Item = &'static Rule> + Clone {
 /// Why the kernel gave this error, most likely first.
 ///
 /// If the error and what is known beside it show the cause, then it is that one, and behind it others that hold too and would come next.
-/// Else it is those that can be. Errors that are not the kernel's ([`Error::Invalid`] and the like) say themselves why, and have none.
+/// Else it is those that can be. Of a command that was not answered ([`Error::TimedOut`]) it is what the driver can be waiting for.
+/// Errors that are not the kernel's ([`Error::Invalid`] and the like) say themselves why, and have none.
 #[must_use]
 pub fn causes<'e>(error: &Error, environment: &Environment<'e>) -> Causes<'e> {
     let mut environment = *environment;
-    let (attempt, errno, sqe) = match *error {
-        Error::OpenControl { errno } => (Attempt::OpenControl, errno, Sqe::NONE),
-        Error::OpenCharDevice { errno, .. } => (Attempt::OpenCharDevice, errno, Sqe::NONE),
-        Error::System { call, errno } => (Attempt::System(call), errno, Sqe::NONE),
+    let (attempt, asked, sqe) = match *error {
+        Error::OpenControl { errno } => (Attempt::OpenControl, Asked::Errno(errno), Sqe::NONE),
+        Error::OpenCharDevice { errno, .. } => (Attempt::OpenCharDevice, Asked::Errno(errno), Sqe::NONE),
+        Error::System { call, errno } => (Attempt::System(call), Asked::Errno(errno), Sqe::NONE),
         Error::Control { command, errno, sent, .. } => {
             environment.offered = environment.offered.or(sent.offered());
-            (Attempt::Command(command), errno, Sqe::of(command, &sent))
+            (Attempt::Command(command), Asked::Errno(errno), Sqe::of(command, &sent))
         }
-        Error::Io { command, errno, sent, .. } => (Attempt::Command(command), errno, Sqe::of(command, &sent)),
+        Error::Io { command, errno, sent, .. } => {
+            (Attempt::Command(command), Asked::Errno(errno), Sqe::of(command, &sent))
+        }
+        Error::TimedOut { command, .. } => {
+            (Attempt::Command(command), Asked::Silence, Sqe::of(command, &Sent::default()))
+        }
         _ => return Causes::none(),
     };
-    Causes::new(Seen::new(attempt, sqe, environment), Some(errno))
+    Causes::new(Seen::new(attempt, sqe, environment), asked)
 }
 
 /// Why the kernel answers this entry as it does, most likely first.
@@ -81,14 +87,14 @@ pub fn causes<'e>(error: &Error, environment: &Environment<'e>) -> Causes<'e> {
 /// feature that no driver has: [`Cause::errno`] is `None` there.
 #[must_use]
 pub fn causes_of_command<'e>(sqe: &Sqe, errno: Option<Errno>, environment: &Environment<'e>) -> Causes<'e> {
-    Causes::new(Seen::new(Attempt::Entry, *sqe, *environment), errno)
+    Causes::new(Seen::new(Attempt::Entry, *sqe, *environment), errno.map_or(Asked::Everything, Asked::Errno))
 }
 
 /// The causes of one refusal, most likely first.
 #[derive(Clone, Debug)]
 pub struct Causes<'e> {
     seen: Seen<'e>,
-    errno: Option<Errno>,
+    asked: Asked,
     /// Whether there is a rule that certainly was broken.
     certain: bool,
     /// Of the rules, how many have been looked at.
@@ -98,16 +104,16 @@ pub struct Causes<'e> {
 static_assertions::assert_impl_all!(Causes<'static>: Send, Sync);
 
 impl<'e> Causes<'e> {
-    fn new(seen: Seen<'e>, errno: Option<Errno>) -> Causes<'e> {
-        let mut causes = Causes { seen, errno, certain: true, next: 0 };
-        // Without an errno nothing shows that anything is wrong but what certainly is.
-        causes.certain = errno.is_none() || causes.clone().next().is_some();
+    fn new(seen: Seen<'e>, asked: Asked) -> Causes<'e> {
+        let mut causes = Causes { seen, asked, certain: true, next: 0 };
+        // Without an answer nothing shows that anything is wrong but what certainly is.
+        causes.certain = asked == Asked::Everything || causes.clone().next().is_some();
         causes
     }
 
     fn none() -> Causes<'e> {
         let seen = Seen::new(Attempt::OpenControl, Sqe::NONE, Environment::default());
-        Causes { seen, errno: None, certain: true, next: usize::MAX }
+        Causes { seen, asked: Asked::Everything, certain: true, next: usize::MAX }
     }
 }
 
@@ -119,7 +125,7 @@ impl Iterator for Causes<'_> {
             if self.certain { (Holds::Certainly, TABLES) } else { (Holds::Possibly, LIKELIEST_FIRST) };
         for rule in tables.into_iter().flatten().skip(self.next) {
             self.next += 1;
-            if rule.can_answer(self.errno) && self.seen.holds(rule) == wanted {
+            if rule.explains(self.asked) && self.seen.holds(rule) == wanted {
                 return Some(Cause { rule, certain: self.certain });
             }
         }
@@ -173,7 +179,8 @@ impl Cause {
         self.rule.function()
     }
 
-    /// What the kernel answers, if that is one errno; `None` where it takes the command, or where it depends.
+    /// What the kernel answers, if that is one errno; `None` where it takes the command, where it does not answer, or where it
+    /// depends.
     #[must_use]
     pub const fn errno(&self) -> Option<Errno> {
         self.rule.errno()
@@ -268,6 +275,8 @@ mod tests {
         environment.params_types = Some(1);
         environment.server_process = Some(2);
         assert_eq!(first(refused(Command::START_DEV, Errno::EINVAL), &environment).id(), "start-dev.process");
+        let late = Error::TimedOut { command: Command::STOP_DEV, device: None, waited: core::time::Duration::ZERO };
+        assert_eq!(first(late, &environment).id(), "stop-dev.held");
         // What is not the kernel's errno says itself what it is.
         assert_eq!(causes(&Error::RingFull, &environment).count(), 0);
     }

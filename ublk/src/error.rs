@@ -532,7 +532,8 @@ impl fmt::Display for Error {
                     "the driver did not answer {command}{} in {waited_ms} ms; it may still be done",
                     ForDevice(device)
                 )?;
-                f.write_str(late(command))
+                f.write_str(late(command))?;
+                end(f, self)
             }
             Error::ControlAbandoned => {
                 f.write_str("this control handle gave up on an earlier command and takes no other; open a new one")
@@ -559,11 +560,9 @@ impl fmt::Display for Error {
 /// What else may come of a command that was not answered in time.
 const fn late(command: Command) -> &'static str {
     match command {
-        Command::ADD_DEV => " and leave a device; the driver adds none while another device waits to be stopped",
-        Command::START_DEV => "; the driver waits until every tag of every queue was fetched and served",
+        Command::ADD_DEV => " and leave a device",
         Command::STOP_DEV | Command::DEL_DEV | Command::DEL_DEV_ASYNC => {
-            ", and this process cannot exit before, not even by SIGKILL: the driver waits until the server answers what it \
-             holds, or lets go of the device"
+            ", and this process cannot exit before, not even by SIGKILL"
         }
         _ => "",
     }
@@ -622,13 +621,15 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "explain")]
     #[test]
     fn a_command_that_was_not_answered_says_what_may_still_come_of_it() {
         let late = |command| Error::TimedOut { command, device: None, waited: core::time::Duration::from_secs(1) };
         assert_eq!(
             format!("{}", late(Command::ADD_DEV)),
             "the driver did not answer UBLK_U_CMD_ADD_DEV in 1000 ms; it may still be done and leave a device; the driver \
-             adds none while another device waits to be stopped"
+             adds no device while it waits for another to be stopped or deleted, and that one's server has a request that it does \
+             not answer: end that server: ublkctl list shows the devices and their servers"
         );
         for command in [Command::STOP_DEV, Command::DEL_DEV, Command::DEL_DEV_ASYNC] {
             let said = format!("{}", late(command));

@@ -130,6 +130,9 @@ rules! {
         EINVAL, "add-dev.id-range", |s| certainly(s.dev_id() != u32::MAX && s.dev_id() >= 1 << 20),
             "the id is 1048576 or more",
             "ask for a smaller id, or 0xffffffff (-1) for one of the driver's choice";
+        Answer::Silence, "add-dev.driver-busy", |_| Holds::Possibly,
+            "the driver adds no device while it waits for another to be stopped or deleted, and that one's server has a request that it does not answer",
+            "end that server: ublkctl list shows the devices and their servers";
         EINTR, "add-dev.killed", |_| Holds::Possibly,
             "the process was being killed while it waited for another command to end",
             "look whether the device is there before it is added again";
@@ -231,6 +234,14 @@ rules! {
             "the block layer refuses the parameters, which the driver took: zones that are open but not active, a logical block above max_sectors, or integrity that contradicts itself",
             "look at the parameters: ublkctl params shows them";
     }
+    Attempt::Command(Command::START_DEV), "ublk_wait_dev_ready_and_lock" {
+        Answer::Silence, "start-dev.unfetched", |s| s.waits_for_tags(),
+            "a tag of a queue was not fetched, and the driver waits for all of them",
+            "fetch every tag of every queue, as many as ADD_DEV gave back, and look at each fetch that completed: it was refused";
+        Answer::Silence, "start-dev.unserved" until (6, 16), |s| if s.waits_for_tags() == Holds::Certainly { Holds::No } else { Holds::Possibly },
+            "the driver reads the partition table before it answers, and nobody serves the queues",
+            "serve the queues while START_DEV is under way";
+    }
     Attempt::Command(Command::TRY_STOP_DEV), "ublk_ctrl_try_stop_dev" {
         ENODEV, "try-stop-dev.no-disk" since (7, 0), |s| s.has_no_disk(),
             "the device has no block device: it was not started, or was stopped",
@@ -239,7 +250,23 @@ rules! {
             "a client has the block device open",
             "unmount it and end its clients, or send STOP_DEV, which does not ask";
     }
+    Attempt::Command(Command::STOP_DEV), "ublk_stop_dev" {
+        Answer::Silence, "stop-dev.held", |_| Holds::Possibly,
+            "the server has a request that it does not answer, and the driver waits for it",
+            "answer it, or end the server: then the driver answers its client with EIO";
+    }
+    Attempt::Command(Command::DEL_DEV_ASYNC), "ublk_stop_dev" {
+        Answer::Silence, "del-dev-async.held", |_| Holds::Possibly,
+            "the server has a request that it does not answer, and the driver waits for it",
+            "answer it, or end the server: then the driver answers its client with EIO";
+    }
     Attempt::Command(Command::DEL_DEV), "ublk_ctrl_del_dev" {
+        Answer::Silence, "del-dev.file-held", |s| told(s.environment.char_device_is_open),
+            "somebody has the char device open, and the driver waits for the last one: a descriptor, a mapping, a ring's registered file, or a child of fork",
+            "close it first, in this process too, or send DEL_DEV_ASYNC, which does not wait";
+        Answer::Silence, "del-dev.held", |s| possibly(s.environment.char_device_is_open != Some(true)),
+            "the server has a request that it does not answer, and the driver waits for it",
+            "answer it, or end the server: then the driver answers its client with EIO";
         EINTR, "del-dev.interrupted", |_| Holds::Certainly,
             "the wait for the last holder of the device's files was interrupted; the deletion goes on",
             "look whether the device is gone before its id is used again";
@@ -261,6 +288,9 @@ rules! {
             "recover only what has lost its server";
     }
     Attempt::Command(Command::END_USER_RECOVERY), "ublk_ctrl_end_recovery" {
+        Answer::Silence, "end-recovery.unfetched", |s| s.waits_for_tags(),
+            "a tag of a queue was not fetched, and the driver waits for all of them",
+            "fetch every tag of every queue, and look at each fetch that completed: it was refused";
         EINTR, "end-recovery.interrupted", |_| Holds::Possibly,
             "the wait for the tags ended with the process or the ring, or the command was cancelled",
             "fetch every tag of every queue before END_USER_RECOVERY can answer";
@@ -391,6 +421,10 @@ impl Seen<'_> {
     fn process(&self) -> i32 {
         let [a, b, c, d, ..] = self.data().to_le_bytes();
         i32::from_le_bytes([a, b, c, d])
+    }
+
+    fn waits_for_tags(&self) -> Holds {
+        told(self.environment.queues_are_ready.map(|ready| !ready))
     }
 
     fn has_no_disk(&self) -> Holds {

@@ -38,6 +38,19 @@ pub(super) enum Answer {
     Any,
     /// It takes the command.
     Taken,
+    /// Nothing: the command waits.
+    Silence,
+}
+
+/// What is to be explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// This answer.
+    Errno(Errno),
+    /// That there is no answer.
+    Silence,
+    /// Whatever is wrong.
+    Everything,
 }
 
 /// Whether a rule was broken.
@@ -79,12 +92,13 @@ impl Rule {
         self.attempt
     }
 
-    /// What the kernel answers, if that is one errno; `None` where it takes the command, or where it depends.
+    /// What the kernel answers, if that is one errno; `None` where it takes the command, where it does not answer, or where it
+    /// depends.
     #[must_use]
     pub const fn errno(&self) -> Option<Errno> {
         match self.answer {
             Answer::Errno(errno) => Some(errno),
-            Answer::Any | Answer::Taken => None,
+            Answer::Any | Answer::Taken | Answer::Silence => None,
         }
     }
 
@@ -118,12 +132,13 @@ impl Rule {
         self.function
     }
 
-    /// Whether it can have been what answered `errno`; without one, whether anything was wrong by it.
-    pub(super) fn can_answer(&self, errno: Option<Errno>) -> bool {
-        match (self.answer, errno) {
-            (Answer::Errno(own), Some(errno)) => own == errno,
-            (Answer::Any, _) | (_, None) => true,
-            (Answer::Taken, Some(_)) => false,
+    /// Whether it can be what is asked for.
+    pub(super) fn explains(&self, asked: Asked) -> bool {
+        match (self.answer, asked) {
+            (_, Asked::Everything) => true,
+            (Answer::Errno(own), Asked::Errno(errno)) => own == errno,
+            (answer, Asked::Errno(_)) => answer == Answer::Any,
+            (answer, Asked::Silence) => answer == Answer::Silence,
         }
     }
 
