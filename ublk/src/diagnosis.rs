@@ -239,12 +239,31 @@ mod tests {
         sqe[48..64].fill(0);
         assert_eq!(ids(&sqe, None, &info), ["sqe.command-at-64"]);
         assert_eq!(ids(&sqe, Some(22), &info), ["sqe.command-at-64"]);
+        // Of a bare number the driver may refuse the encoding, before it reads the command.
+        sqe[8..12].copy_from_slice(&4_u32.to_ne_bytes());
+        assert_eq!(ids(&sqe, None, &info), ["sqe.command-at-64", "encoding.legacy"]);
+        assert_eq!(ids(&sqe, Some(95), &info), ["encoding.legacy"]);
         // START_DEV of device 0 says no more than its process, at 64.
         let mut start = [0_u8; 128];
         start[0] = 46;
         start[8..12].copy_from_slice(&Command::START_DEV.raw().to_ne_bytes());
         start[64..68].copy_from_slice(&4711_u32.to_ne_bytes());
         assert_eq!(ids(&start, None, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn what_only_an_answer_shows_is_not_wrong_without_one() {
+        for command in [Command::DEL_DEV, Command::TRY_STOP_DEV, Command::UNREG_BUF, Command::REG_BUF] {
+            let (mut sqe, _) = add_dev();
+            sqe[8..12].copy_from_slice(&command.raw().to_ne_bytes());
+            sqe[48..52].fill(0);
+            sqe[54..56].copy_from_slice(&24_u16.to_ne_bytes());
+            assert_eq!(ids(&sqe, None, &[]), [""; 0], "{command:?}");
+        }
+        let (mut sqe, _) = add_dev();
+        sqe[8..12].copy_from_slice(&Command::DEL_DEV.raw().to_ne_bytes());
+        sqe[48..52].fill(0);
+        assert_eq!(ids(&sqe, Some(4), &[]), ["del-dev.interrupted"]);
     }
 
     #[test]

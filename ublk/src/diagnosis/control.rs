@@ -246,7 +246,7 @@ rules! {
         ENODEV, "try-stop-dev.no-disk" since (7, 0), |s| s.has_no_disk(),
             "the device has no block device: it was not started, or was stopped",
             "delete it";
-        EBUSY, "try-stop-dev.open" since (7, 0), |s| told(s.environment.block_device_is_open.or(Some(true))),
+        EBUSY, "try-stop-dev.open" since (7, 0), |s| told(s.environment.block_device_is_open),
             "a client has the block device open",
             "unmount it and end its clients, or send STOP_DEV, which does not ask";
     }
@@ -267,7 +267,7 @@ rules! {
         Answer::Silence, "del-dev.held", |s| possibly(s.environment.char_device_is_open != Some(true)),
             "the server has a request that it does not answer, and the driver waits for it",
             "answer it, or end the server: then the driver answers its client with EIO";
-        EINTR, "del-dev.interrupted", |_| Holds::Certainly,
+        EINTR, "del-dev.interrupted", |_| Holds::Possibly,
             "the wait for the last holder of the device's files was interrupted; the deletion goes on",
             "look whether the device is gone before its id is used again";
     }
@@ -337,13 +337,13 @@ rules! {
             }),
             "the memory is not whole pages, or none, or more than 4 GiB",
             "register whole pages, 4 GiB at most at once";
-        EEXIST, "reg-buf.registered" since (7, 1), |_| Holds::Certainly,
+        EEXIST, "reg-buf.registered" since (7, 1), |_| Holds::Possibly,
             "a page of it is registered already, by this server or by one before it",
             "unregister it first (UNREG_BUF); a registration is the device's and outlives its server";
-        ENOSPC, "reg-buf.full" since (7, 1), |_| Holds::Certainly,
+        ENOSPC, "reg-buf.full" since (7, 1), |_| Holds::Possibly,
             "the device has 65536 registrations",
             "unregister some";
-        ENOMEM, "reg-buf.memory" since (7, 1), |_| Holds::Certainly,
+        ENOMEM, "reg-buf.memory" since (7, 1), |_| Holds::Possibly,
             "the kernel has no memory for the registration",
             "register less";
     }
@@ -354,7 +354,7 @@ rules! {
         EINVAL, "unreg-buf.index" since (7, 1), |s| certainly(s.data() > 65535),
             "cmd.data, bytes 64 to 71, is not an index: 0 to 65535",
             "write what REG_BUF answered to byte 64 of the entry";
-        ENOENT, "unreg-buf.unknown" since (7, 1), |_| Holds::Certainly,
+        ENOENT, "unreg-buf.unknown" since (7, 1), |_| Holds::Possibly,
             "nothing is registered by the index in cmd.data, bytes 64 to 71",
             "write what REG_BUF answered to byte 64 of the entry";
     }

@@ -36,6 +36,8 @@ pub(super) enum Answer {
     Errno(Errno),
     /// Whatever: another operation was asked for.
     Any,
+    /// Whatever the driver gives once it reads the command, which is not this: it gives this before.
+    AnyBut(Errno),
     /// It takes the command.
     Taken,
     /// Nothing: the command waits.
@@ -98,7 +100,7 @@ impl Rule {
     pub const fn errno(&self) -> Option<Errno> {
         match self.answer {
             Answer::Errno(errno) => Some(errno),
-            Answer::Any | Answer::Taken | Answer::Silence => None,
+            Answer::Any | Answer::AnyBut(_) | Answer::Taken | Answer::Silence => None,
         }
     }
 
@@ -137,6 +139,7 @@ impl Rule {
         match (self.answer, asked) {
             (_, Asked::Everything) => true,
             (Answer::Errno(own), Asked::Errno(errno)) => own == errno,
+            (Answer::AnyBut(not), Asked::Errno(errno)) => not != errno,
             (answer, Asked::Errno(_)) => answer == Answer::Any,
             (answer, Asked::Silence) => answer == Answer::Silence,
         }

@@ -13,6 +13,7 @@ use crate::diagnosis::rule::{
     rules, told,
 };
 use crate::diagnosis::seen::{Bytes, Seen};
+use crate::errno::Errno;
 use crate::error::Command;
 
 const OPCODE: usize = offset_of!(io_uring_sqe, opcode);
@@ -90,7 +91,7 @@ rules! {
         EINVAL, "sqe.size", |s| if !s.is_control() { Holds::No } else if s.sqe.is_wide() { unless_ours(s, s.environment.entries_are_wide.map(|wide| !wide)) } else { Holds::Certainly },
             "a control command is in an entry of 64 bytes, and the driver needs 128",
             "make the ring with IORING_SETUP_SQE128";
-        Answer::Any, "sqe.command-at-64", |s| certainly(s.is_command_at_64()),
+        Answer::AnyBut(Errno::EOPNOTSUPP), "sqe.command-at-64", |s| certainly(s.is_command_at_64()),
             "the command stands at byte 64 of the entry, and the driver reads it at byte 48, where there is nothing: it sees length 0, device 0, queue 0 and tag 0",
             "write the command at byte 48: it starts in the first half of the entry, and what IORING_SETUP_SQE128 adds is where a control command goes on";
     }
