@@ -23,8 +23,17 @@ use crate::workspace;
 const TOOLS: [Program; 3] = [packages::FIO, packages::MKE2FS, packages::E2FSCK];
 
 /// Everything that `cargo xtask test` calls.
-pub(crate) const NEEDS: [Program; 7] =
-    [packages::CC, packages::QEMU, packages::BUSYBOX, packages::XZ, packages::FIO, packages::MKE2FS, packages::E2FSCK];
+pub(crate) const NEEDS: [Program; 9] = [
+    packages::CC,
+    packages::CXX,
+    packages::MANDOC,
+    packages::QEMU,
+    packages::BUSYBOX,
+    packages::XZ,
+    packages::FIO,
+    packages::MKE2FS,
+    packages::E2FSCK,
+];
 
 /// How often a machine may be lost before anything ran in it.
 const FRUITLESS: u32 = 2;

@@ -12,6 +12,7 @@ mod checks;
 mod cpio;
 mod demo;
 mod failure;
+mod fuzz;
 mod guest_agent;
 mod guest_btf;
 mod guest_report;
@@ -47,7 +48,8 @@ cargo xtask demo [--here]
 
 cargo xtask test [--quick] [FILTER]
     Checks form, lints and documents, runs every test that can run here, and the ring and device tests in virtual
-    machines. --quick: on one kernel, and not with the oldest compiler. FILTER: only tests with that in their names.
+    machines; beside them it fuzzes for a minute. --quick: on one kernel, not with the oldest compiler, and no fuzzing.
+    FILTER: only tests with that in their names.
 
 cargo xtask abi [--record]
     Compares ublk-sys with the headers of every series that the archive has, as a C compiler reads them, with what the
@@ -65,6 +67,9 @@ cargo xtask sizes
 cargo xtask pages
     Makes the manual page and the completions (bash, zsh, fish) of ublkctl from its own command line, in target/pages, and
     checks that they are whole.
+
+cargo xtask fuzz [--seconds N]
+    Gives arbitrary bytes to the diagnosis, for N seconds (60), and shows the input that makes it fail.
 
 cargo xtask targets
     Checks the crates for machines of another kind (aarch64, s390x, armv7, i686), as far as the toolchain has them or rustup
@@ -97,6 +102,7 @@ fn main() -> ExitCode {
         "abi" => ("xtask abi", abi::Wanted::parse(arguments).and_then(abi::run)),
         "orderings" => ("xtask orderings", orderings::run()),
         "targets" => ("xtask targets", targets::run()),
+        "fuzz" => ("xtask fuzz", fuzz::Wanted::parse(arguments).and_then(|wanted| fuzz::run(&wanted))),
         "pages" => ("xtask pages", pages::run()),
         "sizes" => ("xtask sizes", sizes::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),

@@ -21,6 +21,7 @@ pub(crate) const MKE2FS: Program = Program { name: "mkfs.ext4", package: "e2fspr
 pub(crate) const E2FSCK: Program = Program { name: "e2fsck", package: "e2fsprogs" };
 pub(crate) const FIO: Program = Program { name: "fio", package: "fio" };
 pub(crate) const MANDOC: Program = Program { name: "mandoc", package: "mandoc" };
+pub(crate) const CXX: Program = Program { name: "c++", package: "g++" };
 pub(crate) const CC: Program = Program { name: "cc", package: "gcc" };
 
 /// Where `name` is, by PATH and by the places that a user's PATH may lack.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::checks;
 use crate::failure::{Failure, Result};
+use crate::fuzz::{self, Fuzzing};
 use crate::headers;
 use crate::liburing;
 use crate::machine_tests;
@@ -57,6 +58,7 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
         if wanted.quick {
             tally.left_out.push("the oldest compiler: --quick".to_owned());
             tally.left_out.push("the crates for other machines: --quick".to_owned());
+            tally.left_out.push("fuzzing: --quick".to_owned());
         } else {
             attempt("the oldest compiler", &mut tally, checks::oldest_compiler);
             attempt("the crates for other machines", &mut tally, targets::check);
@@ -66,7 +68,19 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
         attempt("memory orderings", &mut tally, orderings::check);
     }
     attempt("tests on this machine", &mut tally, |tally| checks::tests(filter, tally));
+    // The machines leave time enough beside them.
+    let mut fuzzing = None;
+    if filter.is_none() && !wanted.quick {
+        attempt("fuzzing", &mut tally, |_| {
+            println!("== {} s of arbitrary bytes, beside the machines", fuzz::SECONDS);
+            fuzzing = Some(Fuzzing::start(fuzz::SECONDS)?);
+            Ok(())
+        });
+    }
     attempt("tests in machines", &mut tally, |tally| machine_tests::run(wanted.quick, filter, tally));
+    if let Some(fuzzing) = fuzzing {
+        attempt("fuzzing", &mut tally, |tally| fuzzing.finish(tally));
+    }
     if tally.passed == 0 && tally.failed.is_empty() {
         tally.failed.push("no test has that in its name".to_owned());
     }
