@@ -63,8 +63,10 @@ impl StaticProgram {
 /// Builds both servers, and `ublkctl`.
 pub(crate) fn build() -> Result<[StaticProgram; 3]> {
     let flags = [rustflags(&NO_BACKTRACE)?, rustflags(&[])?];
-    let with_std =
-        ["build", "--package", "ublk", "--example", "null", "--profile", "small"].map(str::to_owned).to_vec();
+    // Without the sentences that explain a refusal.
+    let features = ["--no-default-features", "--features", "std"];
+    let with_std = ["build", "--package", "ublk", "--example", "null", "--profile", "small"];
+    let with_std = with_std.into_iter().chain(features).map(str::to_owned).collect();
     let released = |tool: &str| {
         let mut arguments = Tool::named(tool).arguments("build");
         arguments.extend(["--release", "--bins"].map(str::to_owned));
