@@ -80,6 +80,8 @@ pub struct Control {
     stop_patience: Duration,
     /// What the driver offers, once it was asked.
     offered: Option<Features>,
+    /// The last command that was sent.
+    last: Option<(Command, Sent)>,
 }
 
 static_assertions::assert_impl_all!(Control: Send);
@@ -130,6 +132,7 @@ impl Control {
             start_patience: START_PATIENCE,
             stop_patience: PATIENCE,
             offered: None,
+            last: None,
         })
     }
 
@@ -149,6 +152,27 @@ impl Control {
     #[must_use]
     pub const fn is_abandoned(&self) -> bool {
         self.lent
+    }
+
+    /// The last command that was sent, as it stood in its entry; `None` before the first. For programs that show what they do.
+    #[must_use]
+    pub const fn last_sent(&self) -> Option<(Command, Sent)> {
+        self.last
+    }
+
+    /// Copies what was lent to the last command to the start of `into`, as it is now: what was sent, or where the driver answers
+    /// in it, its answer. Says how many bytes that are: 0 for a command without a buffer, and for one that was not answered.
+    ///
+    /// Only with the feature `explain`.
+    #[cfg(feature = "explain")]
+    pub fn last_buffer(&self, into: &mut [u8]) -> usize {
+        let Some((_, sent)) = self.last.filter(|_| !self.lent) else { return 0 };
+        let [_, _, _, _, _, _, l0, l1, a0, a1, a2, a3, a4, a5, a6, a7, ..] = *sent.area();
+        let address = u64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]);
+        let offset = self.buffer.address(0, 0).and_then(|start| usize::try_from(address.checked_sub(start)?).ok());
+        let len = into.len().min(u16::from_ne_bytes([l0, l1]).into());
+        let copied = into.get_mut(..len).and_then(|into| self.buffer.read_bytes(offset?, into));
+        copied.map_or(0, |()| len)
     }
 
     /// The buffer, which is nobody's but ours: an earlier command that was given up may still use it.
@@ -184,7 +208,9 @@ impl Control {
         self.ring.push(op, self.serial)?;
         self.lent = true;
         self.ring.submit()?;
-        Ok(InFlight::new(self, command, header.device, Sent::of_words(words, self.offered), patience))
+        let sent = Sent::of_words(words, self.offered);
+        self.last = Some((command, sent));
+        Ok(InFlight::new(self, command, header.device, sent, patience))
     }
 
     /// The answer to the command that was sent, if it is there.

@@ -622,8 +622,7 @@ impl Queue {
             other => {
                 let committed = completion.user_data & COMMIT_BIT != 0;
                 let command = if committed { Command::COMMIT_AND_FETCH_REQ } else { Command::FETCH_REQ };
-                let [first, second] = words(&self.io_command(tag, 0)?);
-                let sent = Sent::of_words([first, second, 0, 0], None);
+                let sent = self.fetch_sent(tag).unwrap_or_default();
                 Err(Error::Io { command, queue: self.id, tag, errno: Errno::from_raw(other), sent })
             }
         }
@@ -800,6 +799,13 @@ impl Queue {
 
     fn count_unanswered(&self) {
         self.unanswered.set(self.unanswered.get().wrapping_add(1));
+    }
+
+    /// What the fetch of a tag said in its entry; `None` for a tag that the queue has not. For programs that show what they do.
+    #[must_use]
+    pub fn fetch_sent(&self, tag: Tag) -> Option<Sent> {
+        let [first, second] = words(&self.io_command(tag, 0).ok()?);
+        Some(Sent::of_words([first, second, 0, 0], None))
     }
 
     /// What a fetch or a commit of a tag says: its buffer is the tag's own.

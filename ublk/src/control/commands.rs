@@ -499,6 +499,7 @@ mod tests {
             start_patience: Duration::ZERO,
             stop_patience: Duration::ZERO,
             offered: None,
+            last: None,
         };
         // Nobody serves the ring.
         assert!(matches!(send(&mut control), Err(Error::System { .. })));
