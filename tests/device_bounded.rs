@@ -9,18 +9,14 @@ mod harness;
 use core::time::Duration;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command as Program, ExitStatus, Stdio};
-use std::sync::{Mutex, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Instant;
 
-use harness::{Aligned, Served, nodes, open_direct, serve};
-use ublk::{
-    Cache, Command, Control, DeviceId, Errno, Error, Features, NewDevice, Operation, Params, QueueId, Request, Sectors,
-    State, Stopped,
-};
+use harness::held::HeldWrite;
+use harness::nodes;
+use ublk::{Cache, Command, Control, DeviceId, Error, NewDevice, Params, QueueId, Sectors, State, Stopped};
 
 /// Ids are given from 0 up; nobody else has these.
 const HELD: DeviceId = DeviceId::new(4711);
@@ -35,40 +31,6 @@ fn params() -> Params {
 
 fn timed_out(command: Command, device: DeviceId) -> Error {
     Error::TimedOut { command, device: Some(device), waited: SHORT }
-}
-
-/// A live device whose server sits on the WRITE of a client.
-struct HeldWrite {
-    served: Served,
-    client: JoinHandle<std::io::Result<()>>,
-    /// Dropping it lets the server answer.
-    release: mpsc::Sender<()>,
-}
-
-impl HeldWrite {
-    fn new() -> HeldWrite {
-        let (arrived, has_arrived) = mpsc::channel();
-        let (release, is_released) = mpsc::channel::<()>();
-        let is_released = Mutex::new(is_released);
-        let target = move |request: Request<'_>| match request.operation() {
-            Operation::READ => request.complete(),
-            Operation::WRITE => {
-                arrived.send(()).unwrap();
-                // Until the other end is gone.
-                let _ = is_released.lock().unwrap().recv();
-                request.complete();
-            }
-            _ => request.fail(Errno::EOPNOTSUPP),
-        };
-        // A partition scan would add requests of its own.
-        let scan = Features::NO_AUTO_PART_SCAN;
-        let offered = Control::open().unwrap().features().unwrap();
-        let features = if offered.contains(scan) { scan } else { Features::NONE };
-        let served = serve(NewDevice::new().id(HELD).depth(4).features(features), params(), target).unwrap();
-        let client = thread::spawn(|| open_direct(HELD).write_all_at(&Aligned::filled(4096, 1), 0));
-        has_arrived.recv().unwrap();
-        HeldWrite { served, client, release }
-    }
 }
 
 /// What a process of its own does: the same test, which finds its part in a variable. It tells each step on its standard
@@ -232,7 +194,7 @@ fn a_process_that_gave_up_cannot_exit_until_the_request_is_answered() {
         }
         _ => {}
     }
-    let held = HeldWrite::new();
+    let held = HeldWrite::new(HELD);
     let mut stop = Process::start(NAME, "stop");
     stop.has_come_to("gave up");
     assert_stays(&mut stop);
@@ -265,7 +227,7 @@ fn a_device_that_cannot_be_deleted_holds_up_every_new_one_and_an_abandoned_add_l
         }
         _ => {}
     }
-    let held = HeldWrite::new();
+    let held = HeldWrite::new(HELD);
     let mut delete = Process::start(NAME, "delete");
     delete.has_come_to("gave up");
     let mut add = Process::start(NAME, "add");

@@ -7,22 +7,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
 
 mod harness;
+mod planted;
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command as Program;
 use std::thread;
 
 use harness::{nodes, serve};
+use planted::{
+    CONTROL, Resource, Restored, add_unprivileged, is_nobody, kernel_release, open_to_all, run, run_as_nobody, set,
+    without_driver,
+};
 use ublk::ring::Ring;
 use ublk::{
     Cache, Command, Control, DeletedId, Device, DeviceId, Errno, Error, Features, NewDevice, Operation, Params,
     QueueId, Request, Sectors, Sent, Server, StopHandle, Stopped, SystemCall,
 };
-
-const CONTROL: &str = "/dev/ublk-control";
 
 /// Ids are given from 0 up; nobody else has one up here.
 const HIGH: DeviceId = DeviceId::new(4711);
@@ -58,114 +59,6 @@ fn refused(command: Command, errno: Errno) -> Error {
 fn system(call: SystemCall, errno: Errno) -> Error {
     Error::System { call, errno }
 }
-
-/// Puts a setting of the machine back, whatever becomes of the test.
-struct Restored<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for Restored<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
-}
-
-/// Writes to a file of the kernel's settings, and writes back what stood there in the end.
-fn set(path: &'static str, value: &str) -> Restored<impl FnMut()> {
-    let before = fs::read_to_string(path).unwrap();
-    fs::write(path, value).unwrap();
-    Restored(move || fs::write(path, before.trim()).unwrap())
-}
-
-/// Lets everybody open the control device.
-fn open_to_all() -> Restored<impl FnMut()> {
-    let before = fs::metadata(CONTROL).unwrap().permissions();
-    fs::set_permissions(CONTROL, Permissions::from_mode(0o666)).unwrap();
-    Restored(move || fs::set_permissions(CONTROL, before.clone()).unwrap())
-}
-
-/// What the tests below run as a process of its own, and as nobody: the same test, which finds the variable.
-const AS_NOBODY: &str = "UBLK_TEST_AS_NOBODY";
-
-fn is_nobody() -> bool {
-    std::env::var_os(AS_NOBODY).is_some()
-}
-
-fn run_as_nobody(test: &str) {
-    let mut again = Program::new(std::env::current_exe().unwrap());
-    again.args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"]);
-    let output = again.env(AS_NOBODY, "1").uid(65_534).gid(65_534).output().unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && printed.contains("test result: ok. 1 passed"), "{printed}");
-}
-
-/// The running kernel's release: `6.12.9-amd64` is `(6, 12)`.
-fn kernel_release() -> (u32, u32) {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap());
-    (numbers.next().unwrap(), numbers.next().unwrap())
-}
-
-/// Limits of the process, and filters of the thread.
-mod limit {
-    #![expect(unsafe_code, reason = "the standard library sets neither limits nor filters")]
-
-    /// What a process may have so much of.
-    #[derive(Clone, Copy)]
-    pub(super) enum Resource {
-        Descriptors,
-        AddressSpace,
-        LockedMemory,
-    }
-
-    /// Sets the soft limit, and says what it was.
-    pub(super) fn set_soft(resource: Resource, value: libc::rlim_t) -> libc::rlim_t {
-        // The type of these numbers is not the same in every C library.
-        let resource = match resource {
-            Resource::Descriptors => libc::RLIMIT_NOFILE,
-            Resource::AddressSpace => libc::RLIMIT_AS,
-            Resource::LockedMemory => libc::RLIMIT_MEMLOCK,
-        };
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: `limit` is one rlimit, borrowed for us alone.
-        assert_eq!(unsafe { libc::getrlimit(resource, &mut limit) }, 0);
-        let before = limit.rlim_cur;
-        limit.rlim_cur = value;
-        // SAFETY: `limit` is one rlimit, which the call reads.
-        assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
-        before
-    }
-
-    /// Locks what the process maps from now on, or no longer.
-    pub(super) fn lock_future(locked: bool) {
-        if locked {
-            // SAFETY: changes where pages are, and no byte of them.
-            assert_eq!(unsafe { libc::mlockall(libc::MCL_FUTURE) }, 0);
-        } else {
-            // SAFETY: as above.
-            assert_eq!(unsafe { libc::munlockall() }, 0);
-        }
-    }
-
-    /// From now on a system call of this thread fails with this errno.
-    pub(super) fn forbid(call: libc::c_long, errno: i32) {
-        let code = |code: u32| u16::try_from(code).unwrap();
-        let answer = libc::SECCOMP_RET_ERRNO | u32::try_from(errno).unwrap();
-        let step = |op: u32, jt, jf, k| libc::sock_filter { code: code(op), jt, jf, k };
-        let mut program = [
-            // The number is the first word of struct seccomp_data.
-            step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-            step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, u32::try_from(call).unwrap()),
-            step(libc::BPF_RET | libc::BPF_K, 0, 0, answer),
-            step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-        ];
-        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
-        // SAFETY: takes numbers only.
-        assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-        // SAFETY: `filter` names the four steps of `program`, which live through the call.
-        assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) }, 0);
-    }
-}
-
-use limit::Resource;
 
 fn open_files() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
@@ -208,7 +101,7 @@ fn what_the_caller_got_wrong_is_refused_before_anything_is_sent() {
     ];
     // A thread that can send nothing: whatever tries has another error.
     let tried = thread::spawn(move || {
-        limit::forbid(libc::SYS_io_uring_enter, libc::EPERM);
+        planted::forbid(libc::SYS_io_uring_enter, libc::EPERM);
         let add = |device: &NewDevice, params: &Params| Device::add(open(), device, params).map(drop);
         for (device, what) in devices {
             assert_eq!(add(&device, &params()), Err(Error::Invalid { what }), "{device:?}");
@@ -315,7 +208,7 @@ fn a_kernel_or_a_filter_without_io_uring_is_told_from_one_that_forbids_it() {
     ] {
         thread::scope(|scope| {
             scope.spawn(|| {
-                limit::forbid(libc::SYS_io_uring_setup, errno.raw());
+                planted::forbid(libc::SYS_io_uring_setup, errno.raw());
                 let expected = system(SystemCall::IoUringSetup, errno);
                 assert_says(Control::open().unwrap_err(), expected, cause);
                 assert_says(device.queue(QueueId::new(0)).unwrap_err(), expected, cause);
@@ -330,16 +223,9 @@ fn a_kernel_or_a_filter_without_io_uring_is_told_from_one_that_forbids_it() {
 #[ignore = "takes the driver away from the whole machine: run `cargo xtask test`"]
 fn a_driver_that_is_not_there_is_told_from_a_node_that_has_none_behind_it() {
     let number = fs::metadata(CONTROL).unwrap().rdev();
-    let module = fs::read_dir("/usr/lib/xtask/modules").unwrap().map(|entry| entry.unwrap().path());
-    let module = module.into_iter().find(|path| path.to_string_lossy().contains("ublk_drv")).unwrap();
-    let run = |program: &str, arguments: &[&str]| {
-        let status = Program::new(program).args(arguments).status().unwrap();
-        assert!(status.success(), "{program} {arguments:?}");
-    };
     let open_control = |errno| Error::OpenControl { errno };
     {
-        run("rmmod", &["ublk_drv"]);
-        let _loaded = Restored(|| run("insmod", &[module.to_str().unwrap()]));
+        let _loaded = without_driver();
         let cause = "; the driver is not loaded (modprobe ublk_drv), or this kernel has no ublk driver (CONFIG_BLK_DEV_UBLK), or the driver's node \
              is not in this /dev";
         assert_says(Control::open().unwrap_err(), open_control(Errno::ENOENT), cause);
@@ -400,7 +286,7 @@ fn a_limit_of_devices_is_told_where_it_counts() {
         let error = Error::Control {
             command: Command::ADD_DEV,
             device: None,
-            errno: add_unprivileged(),
+            errno: add_unprivileged().unwrap_err(),
             sent: Sent::default(),
         };
         assert_says(
@@ -418,29 +304,6 @@ fn a_limit_of_devices_is_told_where_it_counts() {
     control.add(&NewDevice::new().id(HIGH)).unwrap();
     control.delete(HIGH).unwrap();
     assert_eq!(nodes(), [""; 0]);
-}
-
-/// What the driver answers to a device that a user without rights may add, which this crate does not offer yet.
-fn add_unprivileged() -> Errno {
-    #![expect(unsafe_code, reason = "a command made by hand")]
-    let control = ublk::Fd::open(c"/dev/ublk-control").unwrap();
-    let mut info = ublk_sys::ublksrv_ctrl_dev_info::default();
-    (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes, info.dev_id) = (1, 1, 4096, u32::MAX);
-    info.flags = Features::UNPRIVILEGED_DEV.bits();
-    let address = u64::try_from((&raw mut info).expose_provenance()).unwrap();
-    // dev_id, queue_id and len; addr; no data; no path.
-    let words = [u64::from_ne_bytes([255, 255, 255, 255, 255, 255, 64, 0]), address, 0, 0];
-    let mut ring = Ring::wide(4, 4).unwrap();
-    // SAFETY: the 64 bytes at `address` are `info`, which nothing else uses until the completion is taken below.
-    let op = unsafe { ublk::ring::WideOp::uring_cmd(&control, Command::ADD_DEV.raw(), words) };
-    ring.push(op, 1).unwrap();
-    loop {
-        ring.submit_and_wait(None).unwrap();
-        if let Some(completion) = ring.next_completion() {
-            assert!(completion.result < 0, "{}", completion.result);
-            return Errno::from_raw(completion.result);
-        }
-    }
 }
 
 #[test]
@@ -482,9 +345,9 @@ fn steps_without_descriptors(work: impl Fn() -> Result<(), Error>) -> Vec<String
     let first = libc::rlim_t::try_from(ublk::Fd::open(c"/dev/null").unwrap().raw()).unwrap();
     for more in 0.. {
         assert!(more < 64, "{steps:?}");
-        let before = limit::set_soft(Resource::Descriptors, first + more);
+        let before = planted::set_soft(Resource::Descriptors, first + more);
         let done = work();
-        limit::set_soft(Resource::Descriptors, before);
+        planted::set_soft(Resource::Descriptors, before);
         assert_eq!((open_files(), nodes()), (files, Vec::new()), "with {more}: {done:?}");
         let Err(error) = done else { break };
         let sentence = error.to_string();
@@ -504,9 +367,9 @@ fn an_address_space_that_is_limited_is_told() {
     // The buffers take 64 MiB.
     let used = fs::read_to_string("/proc/self/statm").unwrap();
     let pages = used.split_whitespace().next().unwrap().parse::<libc::rlim_t>().unwrap();
-    let before = limit::set_soft(Resource::AddressSpace, pages * 4096 + (16 << 20));
+    let before = planted::set_soft(Resource::AddressSpace, pages * 4096 + (16 << 20));
     let error = device.queue(QueueId::new(0)).map(drop);
-    limit::set_soft(Resource::AddressSpace, before);
+    planted::set_soft(Resource::AddressSpace, before);
     let cause = "; the address space is limited (RLIMIT_AS, sysctl vm.overcommit_memory=2), or the mappings (sysctl \
                  vm.max_map_count)";
     assert_says(error.unwrap_err(), system(SystemCall::MmapAnonymous, Errno::ENOMEM), cause);
@@ -522,14 +385,14 @@ fn a_limit_of_locked_memory_is_told_where_it_counts() {
     if !is_nobody() {
         return run_as_nobody(NAME);
     }
-    let before = limit::set_soft(Resource::LockedMemory, 0);
+    let before = planted::set_soft(Resource::LockedMemory, 0);
     let made = Ring::wide(32, 32).map(drop);
-    limit::set_soft(Resource::LockedMemory, 4096);
+    planted::set_soft(Resource::LockedMemory, 4096);
     // Nothing may be allocated in between.
-    limit::lock_future(true);
+    planted::lock_future(true);
     let mapped = Ring::wide(256, 256).map(drop);
-    limit::lock_future(false);
-    limit::set_soft(Resource::LockedMemory, before);
+    planted::lock_future(false);
+    planted::set_soft(Resource::LockedMemory, before);
 
     if let Err(error) = made {
         // Linux 6.18 counts the ring's pages; these two do not.
