@@ -63,56 +63,169 @@ fn doctor() -> Command {
     Command::new("doctor")
         .about("Says what stands between this machine and a working device")
         .long_about(
-            "Looks at the driver, its module parameters, the kernel's configuration, io_uring, seccomp, capabilities, \
-             namespaces, limits, device nodes, udev and stale devices, then makes and removes a small null device step \
-             by step.\n\nExit status: 0 where this machine is healthy, 1 where it is not.",
+            "Looks at the driver, its module parameters, the kernel's configuration, device nodes, io_uring, seccomp, \
+             security modules, capabilities, namespaces, limits, udev and devices that nobody serves. Then it makes a \
+             null device of one queue and one tag, reads a block of it, and removes it again, step by step, and shows \
+             of each step what was sent, what came back, and how long it took.",
+        )
+        .after_long_help(
+            "Exit status: 0 where this machine is healthy, 1 where it is not, 2 where the arguments are wrong.\n\n\
+             With --json, an object: {healthy, release, causes: [{id, text, remedy, function, certain}], checks: [{id, \
+             verdict, seen, cause}], steps: [{name, ok, microseconds, seen, command, header, buffer, error, cause}]}. \
+             The likeliest cause of the first problem stands first; a verdict is ok, problem or unknown; what could \
+             not be found out does not make a machine unhealthy. The ids are stable.\n\n\
+             Every step waits for 10 seconds at most, and whatever step fails, the device is deleted.",
+        )
+        .args([
+            Arg::new("dry-run").long("dry-run").action(ArgAction::SetTrue).help("Looks, and makes no device"),
+            json(),
+        ])
+}
+
+fn features() -> Command {
+    Command::new("features")
+        .about("Lists the driver's features and commands, with the first Linux of each")
+        .long_about(
+            "Lists every feature that this program knows, with the first Linux that has it, and whether this driver has \
+             it; bits that it does not know; and which commands the driver has, as far as its features and the kernel's \
+             release tell. No command is sent to find out but GET_FEATURES.",
+        )
+        .after_long_help(
+            "Exit status: 0, or 1 where the driver could not be asked.\n\n\
+             With --json, an object: {release, bits, features: [{name, bit, since, offered}], unknown: [bit], commands: \
+             [{name, number, since, offered}]}.",
         )
         .arg(json())
 }
 
-fn features() -> Command {
-    Command::new("features").about("Lists the driver's features, with the first Linux of each").arg(json())
-}
-
 fn list() -> Command {
-    Command::new("list").about("Lists the devices of this machine").arg(json())
+    Command::new("list")
+        .about("Lists the devices of this machine")
+        .long_about(
+            "Lists the devices of this machine: state, queues and depth, the process that serves each, size and features.\n\n\
+             A device is stale where its state is DEAD and no process has its char device open or mapped. That is looked \
+             up in /proc, because opening the char device would take it from a server that is about to. It takes root and \
+             the initial pid namespace to see every process; else a device without a server is listed as unknown. A device \
+             that was added this moment looks stale until its server has opened it.",
+        )
+        .after_long_help(
+            "Exit status: 0, or 1 where the driver could not be asked. A device that refuses is listed with the reason.\n\n\
+             With --json, an array: [{id, char_device, block_device, state, queues, depth, server, server_alive, holders, \
+             stale, size_bytes, flags, features, error}]; what is not known is null.",
+        )
+        .arg(json())
 }
 
 fn info() -> Command {
-    Command::new("info").about("Shows what the driver says of a device").args([id(), json()])
+    Command::new("info")
+        .about("Shows what the driver says of a device (GET_DEV_INFO)")
+        .after_long_help(
+            "Exit status: 0, or 1 where the driver refused.\n\nWith --json, an object with the fields of struct \
+             ublksrv_ctrl_dev_info by their C names, and state_name and features.",
+        )
+        .args([id(), json()])
 }
 
 fn params() -> Command {
-    Command::new("params").about("Shows the parameters of a device").args([id(), json()])
+    Command::new("params")
+        .about("Shows the parameters of a device (GET_PARAMS)")
+        .after_long_help(
+            "Exit status: 0, or 1 where the driver refused.\n\nWith --json, an object with the fields of struct \
+             ublk_params by their C names; a part whose bit is not in types is null.",
+        )
+        .args([id(), json()])
 }
 
 fn stop() -> Command {
-    Command::new("stop").about("Stops a device: its disk goes, its number stays").arg(id())
+    Command::new("stop")
+        .about("Stops a device: its disk goes, its number stays")
+        .long_about(
+            "Stops a device: its disk /dev/ublkbN goes, its number and its char device stay. What was written is written \
+             back first, so its server has to serve on meanwhile; a device that can recover loses it instead.",
+        )
+        .after_long_help(STOPPING)
+        .args([id(), timeout()])
 }
 
 fn delete() -> Command {
-    Command::new("delete").about("Deletes a device, after stopping it").arg(id())
+    Command::new("delete")
+        .about("Deletes a device, after stopping it")
+        .long_about(
+            "Stops a device if it is live, deletes it, and waits until its number is free: until nobody has its char \
+             device or its disk open any more.",
+        )
+        .after_long_help(STOPPING)
+        .args([id(), timeout()])
 }
 
+const STOPPING: &str = "\
+Exit status: 0, or 1 where the driver refused or did not answer in time; the reason stands on standard error. There is no device \
+of that number: 1.
+
+A command that was not answered in time may still be done. Where the server sits on a request, this process ends only when the \
+server answers it or lets go.";
+
 fn add() -> Command {
+    let number = |name: &'static str, value, help: &'static str| Arg::new(name).long(name).value_name(value).help(help);
     Command::new("add")
         .about("Makes a device and serves it in the foreground, until SIGINT or SIGTERM")
-        .arg(
-            Arg::new("TARGET")
-                .required(true)
-                .value_parser(["null", "ram"])
-                // The help names them, each with what it does.
-                .hide_possible_values(true)
-                .help("null: reads give zeroes, writes are forgotten; ram: memory"),
+        .long_about(
+            "Makes a device and serves it in the foreground, until SIGINT or SIGTERM, or until it is stopped from outside. \
+             Then it is deleted. When the disk can be used, its path is printed on standard output.",
         )
-        .arg(
-            Arg::new("size")
-                .long("size")
-                .value_name("MIB")
-                .value_parser(value_parser!(u64).range(1..=1 << 30))
-                .default_value("64")
-                .help("Size in MiB"),
+        .after_long_help(
+            "Exit status: 0 after it was stopped, by a signal or from outside; 1 where the device could not be made or \
+             served, with the reason on standard error; 2 where the arguments are wrong.\n\n\
+             With --json, one line when the disk can be used: {id, block_device, char_device, pid, queues, depth, \
+             size_bytes}; and one at the end: {id, stopped}.",
         )
+        .args([
+            Arg::new("TARGET").required(true).value_parser(["null", "ram"]).hide_possible_values(true).help(
+                "null: reads give zeroes, writes are forgotten; ram: memory, of which only what was written is taken",
+            ),
+            number("size", "BYTES", "Size of the disk: bytes, or with K, M, G or T")
+                .value_parser(size)
+                .default_value("256M"),
+            number("queues", "N", "Queues, a thread for each").value_parser(value_parser!(u16)).default_value("1"),
+            number("depth", "N", "Requests that a queue holds at once")
+                .value_parser(value_parser!(u16))
+                .default_value("128"),
+            number("id", "N", "Be /dev/ublkbN; else the driver chooses").value_parser(value_parser!(u32)),
+            number("block-size", "BYTES", "Logical block: 512, 1024, 2048 or 4096")
+                .value_parser(value_parser!(u32))
+                .default_value("512"),
+            Arg::new("read-only").long("read-only").action(ArgAction::SetTrue).help("Refuses writes"),
+            json(),
+        ])
+}
+
+/// How long a command may take.
+fn timeout() -> Arg {
+    Arg::new("timeout")
+        .long("timeout")
+        .value_name("SECONDS")
+        .value_parser(value_parser!(u32).range(1..))
+        .default_value("30")
+        .help("Gives up after this time")
+}
+
+/// The size of a disk: a whole number of sectors, in bytes, or with K, M, G or T behind it for powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let factor: u64 = match text.strip_prefix(digits).unwrap_or_default().to_ascii_uppercase().as_str() {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        "T" => 1 << 40,
+        _ => return Err("a size is a number of bytes, or has K, M, G or T behind it".to_owned()),
+    };
+    let number = digits.parse::<u64>().map_err(|_| "a size is a whole number".to_owned())?;
+    let bytes = number.checked_mul(factor).ok_or_else(|| "a disk has below 2^64 bytes".to_owned())?;
+    if bytes == 0 || bytes % 512 != 0 {
+        return Err("a disk is a whole number of sectors of 512 bytes, and not empty".to_owned());
+    }
+    Ok(bytes)
 }
 
 /// The device that a command is for.
@@ -134,5 +247,15 @@ mod tests {
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn a_size_is_a_whole_number_of_sectors_with_a_unit_or_none() {
+        assert_eq!(super::size("512"), Ok(512));
+        assert_eq!(super::size("3k"), Ok(3072));
+        assert_eq!(super::size("2T"), Ok(2 << 40));
+        for wrong in ["", "0", "M", "511", "-512", "1KK", "1.5M", "1Q", "99999999999T"] {
+            assert!(super::size(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -1,15 +1,83 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is done with devices: `features`, `list`, `info`, `params`, `stop`, `delete`, `add`.
 
-use std::io;
+mod add;
+mod describe;
+mod features;
+mod holders;
+pub(crate) mod list;
+
+use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::ArgMatches;
+use serde_json::Value;
+use ublk::{Control, DeviceId, Error};
 
 /// Runs the command of this name, and returns its exit status.
 ///
 /// # Errors
 ///
-/// What could not be read or written.
-pub fn run(_command: &str, _matches: &ArgMatches) -> io::Result<u8> {
-    Err(io::Error::other("is not written yet"))
+/// What could not be written.
+pub fn run(command: &str, matches: &ArgMatches) -> io::Result<u8> {
+    let as_json = matches.try_get_one("json").ok().flatten().copied().unwrap_or(false);
+    let done = match command {
+        "features" => features::run(as_json),
+        "list" => list::run(as_json),
+        "info" => describe::info(id(matches), as_json),
+        "params" => describe::params(id(matches), as_json),
+        "stop" => patient(matches).and_then(|mut control| Ok(control.stop(id(matches))?)),
+        "delete" => patient(matches).and_then(|mut control| Ok(control.delete(id(matches))?)),
+        _ => add::run(matches, as_json),
+    };
+    match done {
+        Ok(()) => Ok(0),
+        Err(Failure::Device(sentence)) => {
+            writeln!(io::stderr(), "ublkctl {command}: {sentence}")?;
+            Ok(1)
+        }
+        Err(Failure::Output(error)) => Err(error),
+    }
+}
+
+/// Why a command was not done.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// What was asked for did not work, in a sentence.
+    Device(String),
+    /// What there was to say could not be written.
+    Output(io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Device(error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Output(error)
+    }
+}
+
+/// The device that was named.
+fn id(matches: &ArgMatches) -> DeviceId {
+    // The argument is required, so it is there.
+    DeviceId::new(matches.get_one("ID").copied().unwrap_or(u32::MAX))
+}
+
+/// A control handle that waits as long as was asked for.
+fn patient(matches: &ArgMatches) -> Result<Control, Failure> {
+    let seconds = matches.get_one::<u32>("timeout").copied().unwrap_or(30);
+    let patience = Duration::from_secs(seconds.into());
+    let mut control = Control::open()?;
+    control.set_patience(patience, patience);
+    control.set_stop_patience(patience);
+    Ok(control)
+}
+
+/// Prints a value as JSON, with a line for each member.
+pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
+    Ok(writeln!(io::stdout(), "{value:#}")?)
 }

@@ -12,3 +12,4 @@ pub mod arguments;
 pub mod devices;
 pub mod doctor;
 pub mod explain;
+mod machine;

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `ublkctl` as a program in any language calls it: exit status, standard output, and what becomes of devices.
+#![cfg_attr(not(have_ublk), allow(dead_code, reason = "the tests are ignored, not left out"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
+
+mod harness;
+mod planted;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use harness::held::HeldWrite;
+use harness::program::Program;
+use harness::{Aligned, exists, nodes, open_direct};
+use planted::{NOBODY, add_unprivileged, delete_unprivileged, is_nobody, open_to_all, run_as_nobody};
+use ublk::{Control, DeviceId, Fd, Features, NewDevice, State, Stopped};
+
+/// Ids are given from 0 up; nobody else has one up here.
+const HIGH: DeviceId = DeviceId::new(4711);
+
+/// How a program ended, and what it printed.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    status: Option<i32>,
+    out: String,
+    error: String,
+}
+
+fn run(command: &mut Command) -> Said {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said { status: output.status.code(), out: text(output.stdout), error: text(output.stderr) }
+}
+
+fn ublkctl(arguments: &[&str]) -> Said {
+    run(Command::new("ublkctl").args(arguments))
+}
+
+/// What it prints where it succeeds.
+fn printed(arguments: &[&str]) -> String {
+    let said = ublkctl(arguments);
+    assert_eq!((said.status, said.error.as_str()), (Some(0), ""), "{arguments:?}");
+    said.out
+}
+
+/// The value of the first member of this name in JSON that has a line for each, as it stands there.
+fn member<'j>(json: &'j str, name: &str) -> &'j str {
+    let start = format!("\"{name}\": ");
+    let value = json.lines().find_map(|line| line.trim().strip_prefix(&start));
+    value.unwrap_or_else(|| panic!("{name} is not in {json}")).trim_end_matches(',')
+}
+
+/// What is said of a device in the list of all, as one object.
+fn listed(id: DeviceId) -> Option<String> {
+    let list = printed(&["list", "--json"]);
+    let start = format!("\"id\": {id},\n");
+    let at = list.find(&start)?;
+    let end = list[at..].find("\n  }").unwrap();
+    Some(list[at..at + end].to_owned())
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn every_feature_has_a_row_with_the_linux_that_has_it_and_whether_this_driver_has() {
+    let offered = Control::open().unwrap().features().unwrap();
+    let json = printed(&["features", "--json"]);
+    assert_eq!(member(&json, "bits"), offered.bits().to_string());
+    for (feature, name) in Features::KNOWN {
+        let (_, row) = json.split_once(&format!("\"name\": \"{name}\"")).unwrap_or_else(|| panic!("{name}: {json}"));
+        assert_eq!(member(row, "since"), format!("\"{}\"", feature.since().unwrap()), "{name}");
+        assert_eq!(member(row, "offered"), offered.contains(*feature).to_string(), "{name}");
+    }
+    // What is younger than the driver is not there; that is asked of the driver by no command.
+    let (_, row) = json.split_once("\"name\": \"UBLK_U_CMD_TRY_STOP_DEV\"").unwrap();
+    assert_eq!(member(row, "offered"), offered.contains(Features::SAFE_STOP_DEV).to_string());
+    let (_, row) = json.split_once("\"name\": \"UBLK_U_CMD_DEL_DEV_ASYNC\"").unwrap();
+    assert_eq!(member(row, "offered"), "true");
+    let text = printed(&["features"]);
+    assert!(text.contains("UBLK_F_BATCH_IO ") && text.contains("UBLK_U_CMD_ADD_DEV "), "{text}");
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_device_that_is_served_is_listed_with_its_server_and_described() {
+    let disk =
+        Program::start("ublkctl", &["add", "ram", "--size", "8M", "--id", "4711", "--depth", "32", "--queues", "2"]);
+    let info = Control::open().unwrap().info(HIGH).unwrap();
+    let row = listed(HIGH).unwrap();
+    let server = disk.process.id().to_string();
+    for (name, value) in [
+        ("state", "\"LIVE\""),
+        ("queues", "2"),
+        ("depth", "32"),
+        ("server", server.as_str()),
+        ("server_alive", "true"),
+        ("stale", "false"),
+        ("block_device", "\"/dev/ublkb4711\""),
+        ("size_bytes", "8388608"),
+        ("error", "null"),
+    ] {
+        assert_eq!(member(&row, name), value, "{name}");
+    }
+    let text = printed(&["list"]);
+    assert!(text.contains("4711  LIVE   2 x 32  ") && text.contains(&format!("process {server} ")), "{text}");
+
+    let described = printed(&["info", "4711", "--json"]);
+    assert_eq!(member(&described, "flags"), info.features().bits().to_string());
+    assert_eq!(member(&described, "max_io_buf_bytes"), info.max_io_bytes().to_string());
+    assert_eq!(member(&described, "state_name"), "\"LIVE\"");
+    let params = printed(&["params", "4711", "--json"]);
+    assert_eq!(member(&params, "dev_sectors"), "16384");
+    assert_eq!(member(&params, "zoned"), "null");
+    assert!(printed(&["params", "4711"]).contains("basic.dev_sectors                  16384   0x4000\n"));
+    disk.stop();
+    assert_eq!(listed(HIGH), None);
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_device_is_stale_where_nobody_has_its_char_device_open() {
+    let mut control = Control::open().unwrap();
+    control.add(&NewDevice::new().id(HIGH)).unwrap();
+    assert_eq!(member(&listed(HIGH).unwrap(), "stale"), "true");
+    {
+        let _server = Fd::open(c"/dev/ublkc4711").unwrap();
+        let row = listed(HIGH).unwrap();
+        assert_eq!(member(&row, "stale"), "false");
+        assert!(row.contains(&format!("\"holders\": [\n      {}\n", std::process::id())), "{row}");
+    }
+    assert_eq!(member(&listed(HIGH).unwrap(), "stale"), "true");
+    // Looking has changed nothing: the device can be opened, by whoever is to serve it.
+    drop(Fd::open(c"/dev/ublkc4711").unwrap());
+    assert_eq!(printed(&["delete", "4711"]), "");
+    assert!(!exists(&mut control, HIGH));
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_server_that_was_killed_leaves_a_device_that_is_listed_as_stale() {
+    let mut disk = Program::start("ublkctl", &["add", "null", "--id", "4711"]);
+    disk.process.kill().unwrap();
+    disk.ended();
+    // The driver lets go on its own time.
+    let mut control = Control::open().unwrap();
+    while control.info(HIGH).unwrap().state() != State::DEAD {
+        std::thread::yield_now();
+    }
+    let row = listed(HIGH).unwrap();
+    assert_eq!((member(&row, "state"), member(&row, "stale"), member(&row, "server")), ("\"DEAD\"", "true", "null"));
+    assert!(printed(&["list"]).contains("nobody: stale"));
+    assert_eq!(printed(&["delete", "4711"]), "");
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_device_that_is_not_there_is_status_1_with_a_sentence() {
+    for command in ["info", "params", "stop", "delete"] {
+        let said = ublkctl(&[command, "4711"]);
+        assert_eq!((said.status, said.out.as_str()), (Some(1), ""), "{said:?}");
+        let start = format!("ublkctl {command}: the driver refused UBLK_U_CMD_");
+        assert!(said.error.starts_with(&start) && said.error.contains("ENODEV"), "{said:?}");
+        assert_eq!(said.error.lines().count(), 1, "{said:?}");
+    }
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn wrong_arguments_are_status_2_and_help_is_0_and_neither_makes_a_device() {
+    let wrong: [&[&str]; 12] = [
+        &[],
+        &["nonsense"],
+        &["info"],
+        &["info", "zero"],
+        &["stop", "-1"],
+        &["delete", "1", "--timeout", "0"],
+        &["add"],
+        &["add", "disk"],
+        &["add", "null", "--size", "0"],
+        &["add", "ram", "--size", "1000"],
+        &["add", "ram", "--queues", "65536"],
+        &["doctor", "--jsn"],
+    ];
+    for arguments in wrong {
+        let said = ublkctl(arguments);
+        assert_eq!((said.status, said.out.as_str()), (Some(2), ""), "{arguments:?}: {said:?}");
+        assert!(!said.error.is_empty(), "{arguments:?}");
+    }
+    for command in ["features", "list", "info", "params", "stop", "delete", "add", "doctor"] {
+        let said = ublkctl(&[command, "--help"]);
+        assert_eq!((said.status, said.error.as_str()), (Some(0), ""), "{command}");
+        assert!(said.out.contains("Exit status: 0"), "{}", said.out);
+    }
+    // A number that no device can have is the driver's, or the crate's, to refuse.
+    for arguments in [["--depth", "0"], ["--depth", "4097"], ["--block-size", "513"], ["--id", "1048576"]] {
+        let said = ublkctl(&[&["add", "null"][..], &arguments].concat());
+        assert_eq!((said.status, said.out.as_str()), (Some(1), ""), "{arguments:?}: {said:?}");
+        assert!(said.error.starts_with("ublkctl add: "), "{said:?}");
+    }
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn what_was_written_to_a_ram_disk_is_read_and_what_was_discarded_is_zeroes() {
+    let disk = Program::start("ublkctl", &["add", "ram", "--size", "4M", "--block-size", "4096"]);
+    assert_eq!(disk.attribute("queue/logical_block_size"), "4096");
+    let (file, mut read) = (disk.open(), Aligned::filled(4096, 1));
+    file.write_all_at(&Aligned::filled(4096, 7), 8192).unwrap();
+    file.read_exact_at(&mut read, 8192).unwrap();
+    assert!(read.iter().all(|byte| *byte == 7));
+    file.read_exact_at(&mut read, 4096).unwrap();
+    assert!(read.iter().all(|byte| *byte == 0));
+    drop(file);
+    assert_eq!(run(Command::new("blkdiscard").args(["-o", "8192", "-l", "4096", &disk.path])).status, Some(0));
+    disk.open().read_exact_at(&mut read, 8192).unwrap();
+    assert!(read.iter().all(|byte| *byte == 0));
+    disk.stop();
+
+    let disk = Program::start("ublkctl", &["add", "ram", "--size", "1M", "--read-only"]);
+    assert_eq!(disk.attribute("ro"), "1");
+    disk.stop();
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_null_disk_forgets_what_is_written() {
+    let disk = Program::start("ublkctl", &["add", "null", "--size", "1T"]);
+    assert_eq!(disk.attribute("size"), (1_u64 << 31).to_string());
+    let (file, mut read) = (disk.open(), Aligned::filled(4096, 1));
+    file.write_all_at(&Aligned::filled(4096, 7), 1 << 39).unwrap();
+    file.read_exact_at(&mut read, 1 << 39).unwrap();
+    assert!(read.iter().all(|byte| *byte == 0));
+    drop(file);
+    disk.stop();
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_supervisor_reads_a_line_when_the_disk_is_live_and_one_at_the_end() {
+    let mut server = Command::new("ublkctl")
+        .args(["add", "ram", "--size", "1M", "--id", "4711", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let live = lines.next().unwrap().unwrap();
+    let pid = server.id();
+    assert_eq!(
+        live,
+        format!(
+            "{{\"id\":4711,\"block_device\":\"/dev/ublkb4711\",\"char_device\":\"/dev/ublkc4711\",\"pid\":{pid},\"queues\":1,\
+             \"depth\":128,\"size_bytes\":1048576}}"
+        )
+    );
+    // Nothing is waited for here.
+    open_direct(HIGH).read_exact_at(&mut Aligned::filled(4096, 1), 0).unwrap();
+    assert_eq!(printed(&["stop", "4711"]), "");
+    assert_eq!(lines.next().unwrap().unwrap(), "{\"id\":4711,\"stopped\":\"stopped from outside\"}");
+    assert!(server.wait().unwrap().success());
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_stop_that_is_not_answered_in_time_says_so_and_is_done_later() {
+    let held = HeldWrite::new(HIGH);
+    let mut stop =
+        Command::new("ublkctl").args(["stop", "4711", "--timeout", "1"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut errors = BufReader::new(stop.stderr.take().unwrap());
+    errors.read_line(&mut said).unwrap();
+    assert!(
+        said.starts_with("ublkctl stop: the driver did not answer UBLK_U_CMD_STOP_DEV for device 4711 in 1000 ms"),
+        "{said}"
+    );
+    drop(held.release);
+    assert!(held.client.join().unwrap().is_ok());
+    assert_eq!(held.served.join(), Ok(Stopped::FromOutside));
+    errors.read_to_string(&mut said).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(stop.wait().unwrap().code(), Some(1));
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[ignore = "opens the control device to everybody: run `cargo xtask test`"]
+fn a_device_of_a_user_without_rights_is_listed_and_a_user_without_rights_is_told() {
+    const NAME: &str = "a_device_of_a_user_without_rights_is_listed_and_a_user_without_rights_is_told";
+    if is_nobody() {
+        let id = add_unprivileged().unwrap();
+        // The node is root's until udev gives it to its owner, and udev does not run here.
+        let row = listed(id).unwrap();
+        assert!(member(&row, "error").contains("EACCES") && member(&row, "stale") == "null", "{row}");
+        return;
+    }
+    let refused = run(Command::new("ublkctl").arg("list").uid(NOBODY).gid(NOBODY));
+    assert_eq!((refused.status, refused.out.as_str()), (Some(1), ""));
+    assert!(refused.error.starts_with("ublkctl list: cannot open /dev/ublk-control: EACCES"), "{refused:?}");
+
+    let id = {
+        let _opened = open_to_all();
+        run_as_nobody(NAME);
+        let added = nodes();
+        assert_eq!(added.len(), 1);
+        DeviceId::new(added[0].strip_prefix("ublkc").unwrap().parse().unwrap())
+    };
+    let row = listed(id).unwrap();
+    let described = printed(&["info", &id.to_string()]);
+    let refused = ublkctl(&["delete", &id.to_string()]);
+    delete_unprivileged(id);
+    assert_eq!((member(&row, "state"), member(&row, "error"), member(&row, "stale")), ("\"DEAD\"", "null", "true"));
+    assert!(row.contains("UBLK_F_UNPRIVILEGED_DEV"), "{row}");
+    assert!(described.contains(&format!("owner_uid                          {NOBODY} ")), "{described}");
+    // Commands to it carry a path, which this program does not send yet.
+    assert_eq!(refused.status, Some(1));
+    assert!(refused.error.contains("EINVAL"), "{refused:?}");
+    assert_eq!(fs::exists(format!("/dev/ublkc{id}")).ok(), Some(false));
+}
