@@ -25,6 +25,7 @@
 
 mod control;
 mod environment;
+mod io;
 mod params;
 mod rule;
 mod seen;
@@ -43,7 +44,7 @@ use rule::{Asked, Holds};
 use seen::Seen;
 
 /// The rules in the order in which the kernel looks.
-const TABLES: [&[Rule]; 4] = [system::RULES, sqe::RULES, control::RULES, params::RULES];
+const TABLES: [&[Rule]; 5] = [system::RULES, sqe::RULES, control::RULES, params::RULES, io::RULES];
 
 /// The rules with what is the likelier cause first, where nothing tells: an entry is made once, and then is right for every command.
 const LIKELIEST_FIRST: [&[Rule]; 4] = [system::RULES, control::RULES, params::RULES, sqe::RULES];
