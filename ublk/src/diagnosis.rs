@@ -47,7 +47,7 @@ use seen::Seen;
 const TABLES: [&[Rule]; 5] = [system::RULES, sqe::RULES, control::RULES, params::RULES, io::RULES];
 
 /// The rules with what is the likelier cause first, where nothing tells: an entry is made once, and then is right for every command.
-const LIKELIEST_FIRST: [&[Rule]; 4] = [system::RULES, control::RULES, params::RULES, sqe::RULES];
+const LIKELIEST_FIRST: [&[Rule]; 5] = [io::RULES, system::RULES, control::RULES, params::RULES, sqe::RULES];
 
 /// Every rule, in the order in which the kernel looks.
 pub fn rules() -> impl Iterator<Item = &'static Rule> + Clone {

@@ -35,6 +35,7 @@ rules! {
             "send DEL_DEV";
         EINVAL, "right.path-len" since (6, 3), |s| match s.path_len() {
                 1..=4096 => Holds::No,
+                _ if !s.needs_device() => Holds::No,
                 _ if s.is(Command::GET_DEV_INFO2) => Holds::Certainly,
                 _ => s.is_unprivileged(),
             },
@@ -251,20 +252,20 @@ rules! {
             "unmount it and end its clients, or send STOP_DEV, which does not ask";
     }
     Attempt::Command(Command::STOP_DEV), "ublk_stop_dev" {
-        Answer::Silence, "stop-dev.held", |_| Holds::Possibly,
+        Answer::Silence, "stop-dev.held", |s| told(s.environment.requests_are_held),
             "the server has a request that it does not answer, and the driver waits for it",
             "answer it, or end the server: then the driver answers its client with EIO";
     }
     Attempt::Command(Command::DEL_DEV_ASYNC), "ublk_stop_dev" {
-        Answer::Silence, "del-dev-async.held", |_| Holds::Possibly,
+        Answer::Silence, "del-dev-async.held", |s| told(s.environment.requests_are_held),
             "the server has a request that it does not answer, and the driver waits for it",
             "answer it, or end the server: then the driver answers its client with EIO";
     }
     Attempt::Command(Command::DEL_DEV), "ublk_ctrl_del_dev" {
-        Answer::Silence, "del-dev.file-held", |s| told(s.environment.char_device_is_open),
+        Answer::Silence, "del-dev.file-held", |s| if s.environment.requests_are_held == Some(true) { Holds::No } else { told(s.environment.char_device_is_open) },
             "somebody has the char device open, and the driver waits for the last one: a descriptor, a mapping, a ring's registered file, or a child of fork",
             "close it first, in this process too, or send DEL_DEV_ASYNC, which does not wait";
-        Answer::Silence, "del-dev.held", |s| possibly(s.environment.char_device_is_open != Some(true)),
+        Answer::Silence, "del-dev.held", |s| told(s.environment.requests_are_held),
             "the server has a request that it does not answer, and the driver waits for it",
             "answer it, or end the server: then the driver answers its client with EIO";
         EINTR, "del-dev.interrupted", |_| Holds::Possibly,

@@ -30,6 +30,8 @@ pub struct Environment<'e> {
     pub char_device_is_open: Option<bool>,
     /// Whether a process has the block device open, the one of before a stop included.
     pub block_device_is_open: Option<bool>,
+    /// Whether the server has a request that it has not answered (`/sys/block/ublkbN/inflight`).
+    pub requests_are_held: Option<bool>,
     /// Whether the device was stopped since its char device was opened.
     pub was_stopped: Option<bool>,
     /// What the tag of an I/O command was doing.

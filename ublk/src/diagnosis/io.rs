@@ -82,6 +82,9 @@ rules! {
         ENODEV, "fetch.stopping" since (7, 3), |s| if s.tag_is(&[TagState::Idle]) == Some(false) { Holds::No } else { told(s.environment.was_stopped) },
             "the device was stopped, and the server that it had still has the char device open",
             "let go of everything that holds the char device (descriptors, mappings, rings, forked children), open it again, and fetch then";
+        EINVAL, "fetch.daemon" until (6, 16), |s| if s.environment.queues_are_ready == Some(false) { Holds::No } else { told(s.environment.is_daemon.map(|is_daemon| !is_daemon)) },
+            "another thread than the queue's fetched a tag of a queue that has all its tags",
+            "before Linux 6.16, fetch all tags of a queue from the one thread that serves it, and each once";
         EBUSY, "fetch.pending" until (6, 16), |s| if s.environment.queues_are_ready == Some(true) { Holds::No } else { told(s.tag_is(&[TagState::Fetching])) },
             "the tag was fetched already, and waits for a request",
             "fetch each tag once; later its COMMIT_AND_FETCH_REQ does both";
@@ -91,9 +94,6 @@ rules! {
         EINVAL, "fetch.twice" since (6, 16), |s| if s.environment.queues_are_ready == Some(true) { Holds::No } else { told(s.tag_is(&[TagState::Fetching])) },
             "the tag was fetched already, and waits for a request",
             "fetch each tag once; later its COMMIT_AND_FETCH_REQ does both";
-        EINVAL, "fetch.daemon" until (6, 16), |s| if s.environment.queues_are_ready == Some(false) { Holds::No } else { told(s.environment.is_daemon.map(|is_daemon| !is_daemon)) },
-            "another thread than the queue's fetched a tag of a queue that has all its tags",
-            "before Linux 6.16, fetch all tags of a queue from the one thread that serves it, and each once";
     }
     REGISTER, "ublk_register_io_buf" {
         EINVAL, "register-buffer.feature" since (6, 15), |s| told(s.device_lacks(Features::SUPPORT_ZERO_COPY)),
@@ -246,9 +246,9 @@ rules! {
             "write 0 there";
     }
     FETCH_BATCH, "ublk_batch_attach" {
-        ENODEV, "fetch-batch.unprepared" since (7, 0), |s| told(s.environment.queues_are_ready.map(|are_ready| !are_ready)),
-            "the queue has tags that were not prepared",
-            "send PREP_IO_CMDS for every tag of the queue, and fetch when it was answered";
+        ENODEV, "fetch-batch.quiesced" since (7, 0), |s| possibly(s.environment.was_stopped != Some(true)),
+            "the device was quiesced, or is being recovered and its new server has not prepared every tag",
+            "let go of a device that was quiesced; in recovery send PREP_IO_CMDS for every tag, and fetch when it was answered";
         ENOBUFS, "fetch-batch.buffers" since (7, 0), |_| possibly(true),
             "the group has no buffer left for the tags that came, or the completion queue has no room; no tag is lost",
             "give the buffers back, take the completions, and send the command again; two for each queue keep one waiting";

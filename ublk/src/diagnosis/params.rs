@@ -63,7 +63,7 @@ rules! {
         EINVAL, "set-params.logical-block", |s| s.basic(|p| !(9..=s.page_shift()).contains(&p.logical_shift())),
             "basic.logical_bs_shift, byte 12 of the parameters, is not 9 to 12, or what a page has",
             "set it to 9 for blocks of 512 bytes, or to 12 for 4096";
-        EINVAL, "set-params.block-shifts", |s| s.basic(|p| [p.physical_shift(), p.0.u8(offset_of!(ublk_params, basic.io_min_shift)), p.0.u8(offset_of!(ublk_params, basic.io_opt_shift))].iter().any(|shift| *shift > 28)),
+        EINVAL, "set-params.block-shifts" since (7, 3), |s| s.basic(|p| [p.physical_shift(), p.0.u8(offset_of!(ublk_params, basic.io_min_shift)), p.0.u8(offset_of!(ublk_params, basic.io_opt_shift))].iter().any(|shift| *shift > 28)),
             "basic.physical_bs_shift, io_opt_shift or io_min_shift, bytes 13 to 15 of the parameters, is more than 28",
             "set a shift, not a size: 12 for 4096 bytes";
         EINVAL, "set-params.physical-block", |s| s.basic(|p| p.logical_shift() > p.physical_shift()),

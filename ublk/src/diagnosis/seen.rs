@@ -160,7 +160,14 @@ impl<'e> Seen<'e> {
     /// Whether `rule` was broken here.
     pub(super) fn holds(&self, rule: &Rule) -> Holds {
         let is_another_kernels = self.environment.kernel.is_some_and(|kernel| !rule.is_in(kernel));
-        if is_another_kernels || !self.is_about(rule.attempt) { Holds::No } else { (rule.holds)(self) }
+        if is_another_kernels || !self.is_about(rule.attempt) {
+            return Holds::No;
+        }
+        match (rule.holds)(self) {
+            // Of an older kernel, and nobody said that this is one.
+            Holds::Certainly if rule.until.is_some() && self.environment.kernel.is_none() => Holds::Possibly,
+            holds => holds,
+        }
     }
 
     fn is_about(&self, rules: Attempt) -> bool {

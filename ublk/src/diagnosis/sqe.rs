@@ -24,6 +24,7 @@ const FD: usize = offset_of!(io_uring_sqe, fd);
 const PAD: usize = offset_of!(io_uring_sqe, off) + 4;
 /// `uring_cmd_flags`.
 const COMMAND_FLAGS: usize = offset_of!(io_uring_sqe, rw_flags);
+const BUFFER_INDEX: usize = offset_of!(io_uring_sqe, buf_index);
 const PERSONALITY: usize = offset_of!(io_uring_sqe, personality);
 
 rules! {
@@ -61,7 +62,11 @@ rules! {
                 || s.command_flag(IORING_URING_CMD_MULTISHOT) && s.command_flag(IORING_URING_CMD_FIXED)),
             "IORING_URING_CMD_MULTISHOT (bytes 28 to 31) and IOSQE_BUFFER_SELECT (byte 1) go together, and never with IORING_URING_CMD_FIXED",
             "set both for FETCH_IO_CMDS, and neither for any other command";
-        EFAULT, "sqe.fixed-buffer", |s| possibly(s.command_flag(IORING_URING_CMD_FIXED)),
+        EFAULT, "sqe.fixed-buffer" until (6, 15), |s| match s.environment.ring_buffers {
+                _ if !s.command_flag(IORING_URING_CMD_FIXED) => Holds::No,
+                Some(buffers) if u32::from(s.sqe.u16(BUFFER_INDEX)) >= buffers => Holds::Certainly,
+                _ => Holds::Possibly,
+            },
             "IORING_URING_CMD_FIXED names an entry of the ring's table of buffers that is empty",
             "clear bytes 28 to 31: no command of ublk uses a registered buffer in that way";
     }
@@ -77,7 +82,7 @@ rules! {
         EACCES, "sqe.security-module", |s| possibly(s.environment.ring_is_restricted != Some(true)),
             "a security module, such as SELinux, forbids io_uring commands on this file",
             "allow it there (SELinux: io_uring cmd), or look in its log";
-        EOPNOTSUPP, "ring.polls", |s| unless_ours(s, s.environment.ring_polls),
+        EOPNOTSUPP, "ring.polls" until (7, 3), |s| unless_ours(s, s.environment.ring_polls),
             "the ring was made with IORING_SETUP_IOPOLL, and ublk's files cannot be polled so",
             "make the ring without that flag";
         ENOMEM, "sqe.memory", |_| possibly(true),
