@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
 
 use crate::archive;
 use crate::failure::{Context, Failure, Result};
@@ -34,8 +35,8 @@ const FLAGS: [&str; 6] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 ];
 
-/// Longer than any input that is kept. What a very long one does, a test says.
-const MAX_LEN_BYTES: u32 = 16 << 10;
+/// The longest input: as long as the goldens. What a very long one does, a test says.
+const MAX_LEN_BYTES: u32 = 4 << 10;
 
 /// An input that takes so many seconds hangs, even beside machines.
 const HANG_SECONDS: u32 = 20;
@@ -91,6 +92,7 @@ impl Fuzzing {
     /// Builds the programs and starts them, with little claim to the processors.
     pub(crate) fn start(seconds: u32) -> Result<Self> {
         packages::need(&[packages::CC, packages::CXX])?;
+        let started = Instant::now();
         let programs = build()?;
         let folder = workspace::kept("fuzz");
         let seeds = folder.join("seeds");
@@ -99,6 +101,7 @@ impl Fuzzing {
         }
         let mut write_seeds = Tool::named(PACKAGE).cargo("run");
         archive::text(write_seeds.args(["--quiet", "--example", "seeds", "--"]).arg(&seeds))?;
+        println!("built in {:.1} s", started.elapsed().as_secs_f64());
         let mut fuzzing = Self { running: Vec::new() };
         for (name, program) in programs {
             // What a run found interesting the next one starts from.
