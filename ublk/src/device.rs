@@ -2,6 +2,7 @@
 //! A device that this process added: where control and queues meet.
 
 use core::fmt;
+use core::marker::PhantomData;
 use core::time::Duration;
 
 use ublk_sys::UBLK_MAX_NR_QUEUES;
@@ -14,6 +15,7 @@ use crate::errno::Errno;
 use crate::error::Error;
 use crate::id::QueueId;
 use crate::params::Params;
+use crate::mode::{self, Mode};
 use crate::queue::PreparedQueue;
 use crate::syscall::{self, Fd};
 
@@ -59,7 +61,7 @@ enum Phase {
 /// After an [`Error::TimedOut`] the control handle in it answers nothing more. Drop the queues, and then the device: it is
 /// deleted through a new handle.
 #[must_use = "a device is deleted when it is dropped"]
-pub struct Device {
+pub struct Device<M: Mode = mode::Copy> {
     control: Control,
     /// What the driver says of the device whose char device is open.
     info: DeviceInfo,
@@ -67,6 +69,9 @@ pub struct Device {
     phase: Phase,
     /// The queues that were handed out, a bit each.
     queues: [u64; 64],
+    /// Operations of the ring that a request can have under way.
+    operations: u16,
+    mode: PhantomData<M>,
 }
 
 const _: () = assert!(UBLK_MAX_NR_QUEUES == 64 * 64);
@@ -74,13 +79,13 @@ const _: () = assert!(UBLK_MAX_NR_QUEUES == 64 * 64);
 static_assertions::assert_impl_all!(Device: Send);
 static_assertions::assert_not_impl_any!(Device: Sync);
 
-impl fmt::Debug for Device {
+impl<M: Mode> fmt::Debug for Device<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Device").field("info", &self.info).field("phase", &self.phase).finish_non_exhaustive()
     }
 }
 
-impl Device {
+impl<M: Mode> Device<M> {
     /// Adds a device, opens its char device and sets its parameters. If any of that fails there is no device.
     ///
     /// # Errors
@@ -94,11 +99,13 @@ impl Device {
     /// # Kernel
     ///
     /// `UBLK_U_CMD_ADD_DEV` and `UBLK_U_CMD_SET_PARAMS`.
-    pub fn add(mut control: Control, device: &NewDevice, params: &Params) -> Result<Device, Error> {
+    pub fn add(mut control: Control, device: &NewDevice<M>, params: &Params) -> Result<Device<M>, Error> {
         // Before anything is sent, so that what is wrong with them leaves no trace.
         params.checked()?;
+        let operations = device.asked_operations();
         let info = control.add(device)?;
-        let mut device = Device { control, info, char_device: None, phase: Phase::New, queues: [0; 64] };
+        let (char_device, phase, queues) = (None, Phase::New, [0; 64]);
+        let mut device = Device { control, info, char_device, phase, queues, operations, mode: PhantomData };
         let char_device = CharDevice::open(info.id(), NODE_PATIENCE)?;
         // The open file pins the id: what is true of it now stays true. Before, it could have become another device's: its
         // parameters would be overwritten, and the buffers made for the wrong size.
@@ -141,7 +148,7 @@ impl Device {
     /// # Kernel
     ///
     /// Since Linux 6.0, with this ring 6.1. `ublk_ch_mmap()`.
-    pub fn queue(&mut self, id: QueueId) -> Result<PreparedQueue, Error> {
+    pub fn queue(&mut self, id: QueueId) -> Result<PreparedQueue<M>, Error> {
         let invalid = |what| Err(Error::Invalid { what });
         if self.phase != Phase::New {
             return invalid("queues are made before a device is started");
@@ -153,7 +160,7 @@ impl Device {
         if given {
             return invalid("a queue can be had once");
         }
-        let queue = PreparedQueue::new(char_device, &self.info, id)?;
+        let queue = PreparedQueue::new(char_device, &self.info, id, self.operations)?;
         if let Some(word) = self.queues.get_mut(index / 64) {
             *word |= bit;
         }
@@ -412,7 +419,7 @@ impl Stopper {
     }
 }
 
-impl Drop for Device {
+impl<M: Mode> Drop for Device<M> {
     fn drop(&mut self) {
         if self.phase != Phase::Deleted {
             // There is nobody to tell.

@@ -2,6 +2,7 @@
 //! What a device is: asked for, and as the driver made it.
 
 use core::fmt;
+use core::marker::PhantomData;
 
 use ublk_sys::{
     UBLK_MAX_NR_QUEUES, UBLK_MAX_QUEUE_DEPTH, UBLK_S_DEV_DEAD, UBLK_S_DEV_FAIL_IO, UBLK_S_DEV_LIVE,
@@ -11,6 +12,10 @@ use ublk_sys::{
 use crate::error::Error;
 use crate::features::Features;
 use crate::id::DeviceId;
+use crate::mode::{self, Mode};
+
+/// The most operations of the ring that a request can have under way at once.
+pub(crate) const MAX_OPERATIONS: u16 = 64;
 
 /// What a device is doing (`UBLK_S_*`, `ublksrv_ctrl_dev_info.state`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -175,12 +180,14 @@ impl fmt::Debug for DeviceInfo {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub struct NewDevice {
+pub struct NewDevice<M: Mode = mode::Copy> {
     id: Option<DeviceId>,
     queues: u16,
     depth: u16,
     max_io_bytes: u32,
     features: Features,
+    operations: u16,
+    mode: PhantomData<M>,
 }
 
 static_assertions::assert_impl_all!(NewDevice: Send, Sync);
@@ -194,23 +201,52 @@ impl Default for NewDevice {
 impl NewDevice {
     /// One queue of 128 requests of up to 512 KiB, no feature, and an id of the driver's choice.
     pub const fn new() -> NewDevice {
-        NewDevice { id: None, queues: 1, depth: 128, max_io_bytes: 512 << 10, features: Features::NONE }
+        NewDevice {
+            id: None,
+            queues: 1,
+            depth: 128,
+            max_io_bytes: 512 << 10,
+            features: Features::NONE,
+            operations: 0,
+            mode: PhantomData,
+        }
+    }
+}
+
+impl<M: Mode> NewDevice<M> {
+    /// The same with another [mode] of moving data.
+    ///
+    /// ```
+    /// use ublk::{NewDevice, mode};
+    ///
+    /// let device = NewDevice::new().mode::<mode::UserCopy>().depth(64);
+    /// ```
+    pub const fn mode<N: Mode>(self) -> NewDevice<N> {
+        let NewDevice { id, queues, depth, max_io_bytes, features, operations, .. } = self;
+        NewDevice { id, queues, depth, max_io_bytes, features, operations, mode: PhantomData }
+    }
+
+    /// Operations of the queue's ring that a request can have under way at once, 0 to 64: see [`Operations`](crate::Operations).
+    /// 0 unless set. Each takes 336 bytes of memory for every tag, once it was used.
+    pub const fn operations(mut self, operations: u16) -> NewDevice<M> {
+        self.operations = operations;
+        self
     }
 
     /// Asks for this id; the driver refuses with `EEXIST` where it is taken.
-    pub const fn id(mut self, id: DeviceId) -> NewDevice {
+    pub const fn id(mut self, id: DeviceId) -> NewDevice<M> {
         self.id = Some(id);
         self
     }
 
     /// Hardware queues, 1 to 4096. The driver gives no more than one for each CPU.
-    pub const fn queues(mut self, queues: u16) -> NewDevice {
+    pub const fn queues(mut self, queues: u16) -> NewDevice<M> {
         self.queues = queues;
         self
     }
 
     /// Requests that each queue holds at once, 1 to 4096.
-    pub const fn depth(mut self, depth: u16) -> NewDevice {
+    pub const fn depth(mut self, depth: u16) -> NewDevice<M> {
         self.depth = depth;
         self
     }
@@ -218,19 +254,23 @@ impl NewDevice {
     /// Bytes of the largest request, 4 KiB to 32 MiB. The driver rounds down to whole pages. Each tag gets a buffer of
     /// this size, of which only what is used takes memory: a machine that may run out of it when a WRITE comes wants
     /// `mlockall(2)` in its server.
-    pub const fn max_io_bytes(mut self, bytes: u32) -> NewDevice {
+    pub const fn max_io_bytes(mut self, bytes: u32) -> NewDevice<M> {
         self.max_io_bytes = bytes;
         self
     }
 
-    /// Features that the device must have. One that the driver does not give is an error.
-    pub const fn features(mut self, features: Features) -> NewDevice {
+    /// Features that the device must have, beside those of its mode. One that the driver does not give is an error.
+    pub const fn features(mut self, features: Features) -> NewDevice<M> {
         self.features = features;
         self
     }
 
     pub(crate) const fn asked_features(&self) -> Features {
-        self.features
+        self.features.union(M::FEATURES)
+    }
+
+    pub(crate) const fn asked_operations(&self) -> u16 {
+        self.operations
     }
 
     pub(crate) const fn asked_id(&self) -> Option<DeviceId> {
@@ -256,12 +296,18 @@ impl NewDevice {
         if self.features.contains(Features::UNPRIVILEGED_DEV) {
             return invalid("unprivileged devices are not served yet: their commands carry a path");
         }
+        if !mode::is_of::<M>(self.asked_features()) {
+            return invalid("how data travels is said by NewDevice::mode, and not by a feature");
+        }
+        if self.operations > MAX_OPERATIONS {
+            return invalid("a request has at most 64 operations of the ring under way");
+        }
         let mut info = ublksrv_ctrl_dev_info::default();
         info.nr_hw_queues = self.queues;
         info.queue_depth = self.depth;
         info.max_io_buf_bytes = self.max_io_bytes;
         info.dev_id = self.id.map_or(u32::MAX, DeviceId::raw);
-        info.flags = self.features.bits();
+        info.flags = self.asked_features().bits();
         Ok(info)
     }
 }

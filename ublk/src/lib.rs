@@ -186,6 +186,7 @@ mod flag_set;
 mod golden;
 mod id;
 mod mapping;
+pub mod mode;
 mod params;
 mod poll;
 mod queue;
@@ -206,7 +207,10 @@ pub use features::Features;
 pub use id::{DeviceId, QueueId, Tag};
 pub use params::{Attributes, Cache, Params};
 pub use poll::poll;
-pub use queue::{Answered, DetachedRequest, Operation, PreparedQueue, Queue, ReadCursor, Request, RequestFlags};
+pub use queue::{
+    Answered, Completed, DetachedRequest, Event, Operation, Operations, PreparedQueue, Queue, ReadCursor, Request,
+    RequestFlags, RingFile,
+};
 pub use ring::Wake;
 #[cfg(feature = "std")]
 pub use server::{Server, StopHandle, Stopped};

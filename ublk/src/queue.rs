@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A hardware queue in copy mode: fetch its requests, serve them, commit the answers. It knows nothing of control.
+//! A hardware queue: fetch its requests, serve them, commit the answers. It knows nothing of control.
 //!
 //! ```text
 //!   PreparedQueue ── fetch() in the thread that serves ──> Queue
@@ -8,8 +8,9 @@
 //!                                                            └ is_finished():  the device was stopped
 //! ```
 //!
-//! Each tag has a buffer of its own. It belongs to the kernel while a command of the tag is in flight, and to the
-//! [`Request`] from its delivery to its answer. No call of this module takes an address from outside.
+//! How data travels is the [`mode`]. In copy mode each tag has a buffer of its own. It belongs to the kernel while a command of the
+//! tag is in flight, or an operation that names it, and to the [`Request`] otherwise. No call of this module takes an address from
+//! outside.
 //!
 //! What the kernel would answer with corrupted memory does not compile. Each of these stands beside one that does, and differs in a
 //! line. A queue stays with the thread that fetched it; before that it may be sent:
@@ -225,43 +226,50 @@ mod atomic;
 mod descriptors;
 mod mailbox;
 mod memory;
+mod operations;
 mod references;
 mod request;
+mod table;
 mod tag_set;
+mod user_copy;
 
 use core::cell::{Cell, RefCell, RefMut};
 use core::fmt;
+use core::marker::PhantomData;
+use core::ops::Range;
 use core::task::Poll;
 use core::time::Duration;
 
-use ublk_sys::{IORING_CQE_F_MORE, UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH, ublksrv_io_cmd};
+use ublk_sys::{
+    IORING_CQE_F_MORE, UBLK_AUTO_BUF_REG_FALLBACK, UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH,
+    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd, ublksrv_io_desc,
+};
 
+pub use operations::{Completed, Operations, RingFile};
 pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags};
 
 use crate::char_device::CharDevice;
-use crate::device_info::DeviceInfo;
+use crate::device_info::{DeviceInfo, MAX_OPERATIONS};
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent, SystemCall};
 use crate::features::Features;
 use crate::id::{QueueId, Tag};
-use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
+use crate::mode::{self, Data, Mode};
+use crate::ring::{Completion, DisabledRing, Local, Op, OpFile, Ring, Wake};
 use crate::syscall::{self, Fd};
-use crate::units::usize_from;
+use crate::units::{u64_from, usize_from};
 use descriptors::Descriptors;
 use mailbox::{Letter, LetterBox};
-use memory::Memory;
-use request::{Held, Work};
+use memory::{Memory, TagBuffer};
+use request::{Held, Moved, Work, failed};
+use table::{Mark, Record, SEGMENTS, Segment, Table};
 use tag_set::TagSet;
 
-/// Features whose devices move data in another way than through the server's buffers.
-const OTHER_DATA_MODES: [Features; 6] = [
-    Features::SUPPORT_ZERO_COPY,
-    Features::NEED_GET_DATA,
-    Features::USER_COPY,
-    Features::AUTO_BUF_REG,
-    Features::BATCH_IO,
-    Features::SHMEM_ZC,
-];
+/// Features whose devices are served in another way.
+const NOT_SERVED: [Features; 2] = [Features::BATCH_IO, Features::SHMEM_ZC];
+
+/// Files that a queue's ring has room for.
+const FILES: u32 = 64;
 
 /// User data of a command is its tag, with this bit where it is a commit and not the first fetch.
 const COMMIT_BIT: u64 = 1 << 16;
@@ -272,34 +280,39 @@ const WAKE_USER_DATA: u64 = 1 << 32;
 /// User data of the poll of the mailbox's bell.
 const BELL_USER_DATA: u64 = 1 << 33;
 
+/// User data of an operation of the ring for a request has this bit, its tag at bit 0, and its index at bit 16.
+const OPERATION_BIT: u64 = 1 << 34;
+
+/// The index of the command that registers a request's pages, and of the one that gives them back.
+const REGISTER: u16 = u16::MAX;
+const UNREGISTER: u16 = u16::MAX - 1;
+
+const _: () = assert!(MAX_OPERATIONS < UNREGISTER);
+
 /// `POLLIN`: the descriptor can be read.
 const POLL_IN: u16 = 1;
 
 /// A queue with all its memory, made in one thread and sent to the one that will serve it.
 #[derive(Debug)]
 #[must_use = "a queue can be had once"]
-pub struct PreparedQueue {
+pub struct PreparedQueue<M: Mode = mode::Copy> {
     id: QueueId,
-    depth: u16,
+    tags: Range<u16>,
     ring: DisabledRing,
+    /// How many files the ring has, where it has a table of them.
+    files: Option<u32>,
     descriptors: Descriptors,
     memory: Memory,
+    table: Table,
+    largest: usize,
     char_device: Fd,
+    mode: PhantomData<M>,
 }
 
 static_assertions::assert_impl_all!(PreparedQueue: Send);
 static_assertions::assert_not_impl_any!(PreparedQueue: Sync);
 
 impl PreparedQueue {
-    /// Makes the ring and maps the descriptors and the buffers of one queue.
-    ///
-    /// `info` is what the driver answered to the command that made the device of `char_device`. Nobody but
-    /// [`Device`](crate::Device) can say so, which is why this is not public: with the buffers of another device's size
-    /// the driver would write past their ends.
-    pub(crate) fn new(char_device: &CharDevice, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
-        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, usize_from(info.max_io_bytes()))
-    }
-
     /// Makes a queue of a device whose char device was opened by somebody else: a server without any privilege, behind a
     /// helper that has them.
     ///
@@ -326,32 +339,99 @@ impl PreparedQueue {
     pub fn adopt(char_device: Fd, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
         // `max_io_buf_bytes` has 32 bits, is a whole number of pages, and bounds the largest request.
         const LARGEST: usize = usize_from(u32::MAX - 0xfff);
-        PreparedQueue::with_buffers(char_device, info, id, LARGEST)
+        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0)
+    }
+}
+
+impl<M: Mode> PreparedQueue<M> {
+    /// Makes the ring and maps the descriptors and the buffers of one queue, with room for `operations` of each request.
+    ///
+    /// `info` is what the driver answered to the command that made the device of `char_device`. Nobody but
+    /// [`Device`](crate::Device) can say so, which is why this is not public: with the buffers of another device's size
+    /// the driver would write past their ends.
+    pub(crate) fn new(
+        char_device: &CharDevice,
+        info: &DeviceInfo,
+        id: QueueId,
+        operations: u16,
+    ) -> Result<PreparedQueue<M>, Error> {
+        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, usize_from(info.max_io_bytes()), operations)
     }
 
-    fn with_buffers(char_device: Fd, info: &DeviceInfo, id: QueueId, len: usize) -> Result<PreparedQueue, Error> {
+    fn with_buffers(
+        char_device: Fd,
+        info: &DeviceInfo,
+        id: QueueId,
+        largest: usize,
+        operations: u16,
+    ) -> Result<PreparedQueue<M>, Error> {
         let invalid = |what| Err(Error::Invalid { what });
         if id.raw() >= info.queues() {
             return invalid("a queue's number is below the number of the device's queues");
         }
-        if !(1..=UBLK_MAX_QUEUE_DEPTH).contains(&info.depth()) {
+        let depth = info.depth();
+        if !(1..=UBLK_MAX_QUEUE_DEPTH).contains(&depth) {
             return invalid("a queue has a depth of 1 to 4096");
         }
-        if OTHER_DATA_MODES.iter().any(|mode| info.features().contains(*mode)) {
-            return invalid(
-                "this device moves data in another way than through the server's buffers, which is what is served (copy mode)",
-            );
+        let is_served = NOT_SERVED.iter().all(|feature| !info.features().contains(*feature));
+        if !mode::is_of::<M>(info.features()) || !is_served {
+            return invalid("this device moves data in another way than the mode that its queue was asked for");
         }
-        // Each tag has at most one command staged or in flight; two more are the polls that wake the queue.
-        let entries = u32::from(info.depth()) + 2;
+        let registers = matches!(M::DATA, Data::ByCommand | Data::Registered);
+        let buffer_len = match M::DATA {
+            Data::Buffer => largest,
+            Data::UserCopy | Data::Registered if operations > 0 => largest,
+            Data::UserCopy | Data::Registered | Data::ByCommand => 0,
+        };
+        // A tag has one command staged or in flight, or its request's operations, with one that registers before them and one
+        // that gives back before its commit. Two more are the polls that wake the queue.
+        let per_tag = 1 + u32::from(operations) + if registers { 2 } else { 0 };
+        let all = u32::from(depth) * per_tag + 2;
+        // What does not fit at once is submitted in between, and completions that do not fit are kept by the kernel.
+        let submissions = all.min(SUBMISSIONS).max(u32::from(depth) + 2);
+        let ring = Ring::local(submissions, all.min(COMPLETIONS).max(submissions))?;
+        if registers {
+            ring.register_buffers(depth.into())?;
+        }
         Ok(PreparedQueue {
             id,
-            depth: info.depth(),
-            ring: Ring::local(entries, entries)?,
+            tags: 0..depth,
+            ring,
+            files: None,
             descriptors: Descriptors::map(&char_device, info, id)?,
-            memory: Memory::map(info.depth(), len)?,
+            memory: Memory::map(depth, buffer_len)?,
+            table: Table::map(depth, operations)?,
+            largest,
             char_device,
+            mode: PhantomData,
         })
+    }
+
+    /// Gives a file to the queue's ring, for [operations](Operations) of its requests: at most 64. The ring holds it open until
+    /// it ends, whatever becomes of `file`.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Invalid`]: the ring has 64 files.
+    /// - [`Error::System`]: the kernel has no memory, or the file is one that a ring cannot hold (`EBADF`).
+    ///
+    /// # Kernel
+    ///
+    /// `IORING_REGISTER_FILES2` with `IORING_RSRC_REGISTER_SPARSE` (Linux 5.19), `IORING_REGISTER_FILES_UPDATE` (5.5). In liburing:
+    /// `io_uring_register_files_sparse()`, `io_uring_register_files_update()`.
+    pub fn register_file(&mut self, file: &Fd) -> Result<RingFile, Error> {
+        let index = match self.files {
+            Some(FILES) => return Err(Error::Invalid { what: "a queue's ring has at most 64 files" }),
+            Some(count) => count,
+            None => {
+                self.ring.register_files(FILES)?;
+                0
+            }
+        };
+        self.files = Some(index);
+        self.ring.set_file(index, file)?;
+        self.files = Some(index + 1);
+        Ok(RingFile { queue: self.id, index })
     }
 
     /// The queue's number.
@@ -374,7 +454,7 @@ impl PreparedQueue {
     /// # Kernel
     ///
     /// Since Linux 6.0. `UBLK_U_IO_FETCH_REQ`, `ublk_fetch()`.
-    pub fn fetch(self) -> Result<Queue, Error> {
+    pub fn fetch(self) -> Result<Queue<M>, Error> {
         let ring = self.ring.enable()?;
         let queue = Queue {
             ring_fd: ring.fd().raw(),
@@ -382,11 +462,14 @@ impl PreparedQueue {
             unanswered: Cell::new(0),
             descriptors: self.descriptors,
             memory: self.memory,
+            table: self.table,
+            largest: self.largest,
             char_device: self.char_device,
             id: self.id,
+            mode: self.mode,
         };
         let mut state = queue.state()?;
-        for tag in (0..self.depth).map(Tag::new) {
+        for tag in self.tags.map(Tag::new) {
             queue.stage(&mut state, Command::FETCH_REQ, tag, 0)?;
         }
         state.ring.submit()?;
@@ -413,15 +496,29 @@ impl PreparedQueue {
 /// Invariant Q2: a tag is in `owned` from the completion that delivers its request until the answer is staged. For each
 /// there is at most one [`Request`] or [`DetachedRequest`], made when the tag came into `owned`; answering consumes it. No
 /// tag is in both sets. A tag is in `detached` too from when its request was detached until the answer is staged.
-pub struct Queue {
+pub struct Queue<M: Mode = mode::Copy> {
     state: RefCell<State>,
     unanswered: Cell<u64>,
     descriptors: Descriptors,
     memory: Memory,
+    table: Table,
+    /// Bytes of the device's largest request.
+    largest: usize,
     char_device: Fd,
     /// The number of the ring's descriptor, which is the ring's in `state`.
     ring_fd: i32,
     id: QueueId,
+    mode: PhantomData<M>,
+}
+
+/// Something that a queue has to say.
+#[derive(Debug)]
+#[must_use = "a request that is dropped unanswered fails with EIO"]
+pub enum Event<'q, M: Mode = mode::Copy> {
+    /// The block layer sent a request.
+    Request(Request<'q, M>),
+    /// All operations of a request have completed.
+    Completed(Completed<'q, M>),
 }
 
 /// What changes while a queue is served. It is borrowed for the length of one call of this file, never while code of the
@@ -432,6 +529,10 @@ struct State {
     in_flight: TagSet,
     owned: TagSet,
     detached: TagSet,
+    /// How many tags in `owned` have operations under way.
+    operating: usize,
+    /// The tags in `owned` whose operations have all completed, and whose token was not made again yet.
+    completed: TagSet,
     /// The tags in `owned` whose requests have been held through a wait, so that it was noted when.
     timed: TagSet,
     /// The tags in `owned` whose requests are READs.
@@ -465,13 +566,13 @@ enum Wakeup {
 
 static_assertions::assert_not_impl_any!(Queue: Send, Sync);
 
-impl fmt::Debug for Queue {
+impl<M: Mode> fmt::Debug for Queue<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue").field("id", &self.id).field("ring_fd", &self.ring_fd).finish_non_exhaustive()
     }
 }
 
-impl Queue {
+impl<M: Mode> Queue<M> {
     /// The queue's number.
     #[must_use]
     pub const fn id(&self) -> QueueId {
@@ -518,7 +619,7 @@ impl Queue {
     /// # Kernel
     ///
     /// The completion of `UBLK_U_IO_FETCH_REQ` or `UBLK_U_IO_COMMIT_AND_FETCH_REQ` is the delivery.
-    pub fn next_request(&self) -> Result<Option<Request<'_>>, Error> {
+    pub fn next_request(&self) -> Result<Option<Request<'_, M>>, Error> {
         let Some(tag) = self.next_delivery()? else { return Ok(None) };
         match self.delivered(tag) {
             Ok(request) => Ok(Some(request)),
@@ -551,36 +652,114 @@ impl Queue {
     /// # Errors
     ///
     /// Those of [`next_request`](Queue::next_request) and of [`wait`](Queue::wait).
-    pub fn poll_request(&self) -> Poll<Option<Result<Request<'_>, Error>>> {
+    pub fn poll_request(&self) -> Poll<Option<Result<Request<'_, M>, Error>>> {
+        self.poll_with(|queue| queue.next_request())
+    }
+
+    /// As [`poll_request`](Queue::poll_request), of what [`next_event`](Queue::next_event) gives.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`next_event`](Queue::next_event) and of [`wait`](Queue::wait).
+    pub fn poll_event(&self) -> Poll<Option<Result<Event<'_, M>, Error>>> {
+        self.poll_with(|queue| queue.next_event())
+    }
+
+    fn poll_with<'q, T>(
+        &'q self,
+        next: impl Fn(&'q Queue<M>) -> Result<Option<T>, Error>,
+    ) -> Poll<Option<Result<T, Error>>> {
         loop {
-            match self.next_request().transpose() {
+            match next(self).transpose() {
                 None if self.is_finished() => return Poll::Ready(None),
-                // The wait comes last: `next_request` itself stages answers that have come from other threads.
+                // The wait comes last: `next` itself stages answers that have come from other threads.
                 None => match self.wait(Some(Duration::ZERO)) {
                     Ok(Wake::Completions) => {}
                     Ok(_) => return Poll::Pending,
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 },
-                request => return Poll::Ready(request),
+                event => return Poll::Ready(event),
             }
         }
     }
 
+    /// Takes the next thing that has happened, if there is one: a request that was delivered, or one whose
+    /// [operations](Operations) have all completed. It makes no system call.
+    ///
+    /// Who uses operations asks for events, and not by [`next_request`](Queue::next_request), which passes over the latter.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`next_request`](Queue::next_request).
+    pub fn next_event(&self) -> Result<Option<Event<'_, M>>, Error> {
+        if let Some(completed) = self.next_completed()? {
+            return Ok(Some(Event::Completed(completed)));
+        }
+        if let Some(request) = self.next_request()? {
+            return Ok(Some(Event::Request(request)));
+        }
+        // On the way to a request there may have been completions.
+        Ok(self.next_completed()?.map(Event::Completed))
+    }
+
+    /// A request whose operations have all completed.
+    fn next_completed(&self) -> Result<Option<Completed<'_, M>>, Error> {
+        let mut state = self.state()?;
+        let Some(tag) = state.completed.first() else { return Ok(None) };
+        state.completed.remove(tag);
+        drop(state);
+        let lost = Error::Implausible { what: "the tag of a completed operation", value: tag.raw().into() };
+        let record = self.table.record(tag).ok_or(lost)?;
+        Ok(Some(Completed::new(Request::new(self.held(tag, &record)?, self), record.count, record.label)))
+    }
+
+    /// What the server holds of a request whose operations have completed.
+    fn held(&self, tag: Tag, record: &Record) -> Result<Held, Error> {
+        let implausible = |(what, value)| Error::Implausible { what, value };
+        let mut descriptor = ublksrv_io_desc::default();
+        (descriptor.op_flags, descriptor.nr_sectors) = (record.op_flags, record.sectors);
+        descriptor.start_sector = record.start;
+        let work = Work::read(&descriptor, self.largest, M::DATA == Data::Registered).map_err(implausible)?;
+        // SAFETY: the tag is in `owned`, and its request's token was consumed by `start`; its operations have completed, and
+        // none of its commands is in flight (Q1, Q2). The new token is the only one.
+        let buffer = unsafe { self.lend_to_request(tag, &work) }.ok_or(implausible(("tag", tag.raw().into())))?;
+        let mut moved = Moved::default();
+        moved.mark = usize::try_from(record.mark).unwrap_or(0);
+        moved.end = usize::try_from(record.end).unwrap_or(usize::MAX);
+        moved.must_be_whole = record.must_be_whole != 0;
+        Ok(Held { tag, work, buffer, moved })
+    }
+
+    /// The tag's buffer as far as it is the request's data: in copy mode.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Memory::lend`].
+    unsafe fn lend_to_request(&self, tag: Tag, work: &Work) -> Option<TagBuffer> {
+        let len = if M::DATA == Data::Buffer { work.data_len() } else { 0 };
+        // SAFETY: the caller promises what it takes.
+        unsafe { self.memory.lend(tag, len) }
+    }
+
     /// The request of a tag that `next_delivery` has just returned; `Err` with the name and the value of what in its
     /// descriptor cannot be true.
-    fn delivered(&self, tag: Tag) -> Result<Request<'_>, (&'static str, u64)> {
+    fn delivered(&self, tag: Tag) -> Result<Request<'_, M>, (&'static str, u64)> {
         let outside = ("tag", tag.raw().into());
         let descriptor = self.descriptors.read(tag).ok_or(outside)?;
-        let work = Work::read(&descriptor, self.memory.buffer_len())?;
-        let len = if work.has_data() { usize::try_from(work.len_bytes()).map_err(|_| outside)? } else { 0 };
+        let work = Work::read(&descriptor, self.largest, M::DATA == Data::Registered)?;
         // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in flight (Q1),
         // and none is staged before the token of this request is answered, which consumes it: this TagBuffer is not used any
         // more then. Nor is any other of the tag (Q2). The token borrows this queue, or has a Memory of its own.
-        let buffer = unsafe { self.memory.lend(tag, len) }.ok_or(outside)?;
+        let buffer = unsafe { self.lend_to_request(tag, &work) }.ok_or(outside)?;
+        let mut state = self.state().map_err(|_| outside)?;
         if work.operation == Operation::READ {
-            self.state().map(|mut state| state.reads.insert(tag)).map_err(|_| outside)?;
+            state.reads.insert(tag);
         }
-        Ok(Request::new(Held { tag, work, buffer, filled: 0 }, self))
+        if work.flags.contains(RequestFlags::NEED_REG_BUF) {
+            self.table.set(tag, Mark::UNREGISTERED);
+        }
+        drop(state);
+        Ok(Request::new(Held { tag, work, buffer, moved: Moved::default() }, self))
     }
 
     /// Takes completions until one delivers a request.
@@ -594,6 +773,7 @@ impl Queue {
                     state.wake = Wakeup::Came;
                 }
                 BELL_USER_DATA => self.rung(&mut state, completion)?,
+                data if data & OPERATION_BIT != 0 => self.operation_ended(&mut state, completion)?,
                 _ => {
                     let delivered = self.delivery(&mut state, completion)?;
                     if delivered.is_some() {
@@ -622,10 +802,69 @@ impl Queue {
             other => {
                 let committed = completion.user_data & COMMIT_BIT != 0;
                 let command = if committed { Command::COMMIT_AND_FETCH_REQ } else { Command::FETCH_REQ };
-                let sent = self.fetch_sent(tag).unwrap_or_default();
-                Err(Error::Io { command, queue: self.id, tag, errno: Errno::from_raw(other), sent })
+                Err(self.refused(command, tag, Errno::from_raw(other)))
             }
         }
+    }
+
+    /// An operation of a request has completed, or a registration of its pages.
+    fn operation_ended(&self, state: &mut State, completion: Completion) -> Result<(), Error> {
+        // User data is looked up, not believed: only what was started can complete.
+        let unknown = Error::Implausible { what: "a completion's user data", value: completion.user_data };
+        let [t0, t1, i0, i1, ..] = completion.user_data.to_le_bytes();
+        let (tag, index) = (Tag::new(u16::from_le_bytes([t0, t1])), u16::from_le_bytes([i0, i1]));
+        if operation_user_data(tag, index) != completion.user_data {
+            return Err(unknown);
+        }
+        if index == UNREGISTER {
+            if !self.table.clear(tag, Mark::UNREGISTERING) {
+                return Err(unknown);
+            }
+            // The driver would wait for it for ever: so says whoever reads this.
+            return Errno::check(completion.result).map_err(|errno| self.refused(Command::UNREGISTER_IO_BUF, tag, errno));
+        }
+        if !self.table.has(tag, Mark::OPERATING) {
+            return Err(unknown);
+        }
+        if index == REGISTER {
+            if !self.table.clear(tag, Mark::REGISTERING) {
+                return Err(unknown);
+            }
+            if completion.result < 0 {
+                // The operations that were to use it have failed, or will.
+                self.table.clear(tag, Mark::REGISTERED);
+            }
+        } else {
+            self.table.end(tag, index, completion.result).ok_or(unknown)?;
+        }
+        let mut record = self.table.record(tag).filter(|record| record.left > 0).ok_or(unknown)?;
+        record.left -= 1;
+        self.table.set_record(tag, record).ok_or(unknown)?;
+        if record.left == 0 {
+            self.all_ended(state, tag, record);
+        }
+        Ok(())
+    }
+
+    /// Every operation of the tag's request has completed: counts what they have moved.
+    fn all_ended(&self, state: &mut State, tag: Tag, mut record: Record) {
+        let base = self.base(tag).unwrap_or(0);
+        let (mark, end, failed) = self.table.moved(tag, record.count, base, record.mark, record.end);
+        (record.mark, record.end) = (mark, end);
+        if failed {
+            record.must_be_whole = 1;
+        }
+        // The place was there when they were started.
+        let _ = self.table.set_record(tag, record);
+        if self.table.clear(tag, Mark::OPERATING) {
+            state.operating = state.operating.saturating_sub(1);
+        }
+        state.completed.insert(tag);
+    }
+
+    fn refused(&self, command: Command, tag: Tag, errno: Errno) -> Error {
+        let sent = self.fetch_sent(tag).unwrap_or_default();
+        Error::Io { command, queue: self.id, tag, errno, sent }
     }
 
     /// An answer came from another thread.
@@ -666,8 +905,7 @@ impl Queue {
         if letter.unanswered {
             self.count_unanswered();
         }
-        state.release(tag);
-        self.stage(state, Command::COMMIT_AND_FETCH_REQ, tag, letter.result)
+        self.answer(state, tag, letter.result)
     }
 
     /// Notes when the requests that are held through a wait for the first time were.
@@ -753,7 +991,7 @@ impl Queue {
 
     /// Answers with `EIO` every request that was delivered and forgotten (`mem::forget`), so that its client goes on. No
     /// [`Request`] of the queue lives here: it would borrow the queue. What was detached is left alone, as whoever has it may
-    /// still answer.
+    /// still answer; and so is what has operations under way, until they have completed.
     ///
     /// # Errors
     ///
@@ -761,9 +999,9 @@ impl Queue {
     pub fn fail_forgotten(&mut self) -> Result<(), Error> {
         let mut state = self.state()?;
         let (owned, detached) = (state.owned.clone(), state.detached.clone());
-        for tag in owned.without(&detached) {
-            state.release(tag);
-            self.stage(&mut state, Command::COMMIT_AND_FETCH_REQ, tag, Errno::EIO.raw().saturating_neg())?;
+        for tag in owned.without(&detached).filter(|tag| !self.table.has(*tag, Mark::OPERATING)) {
+            state.completed.remove(tag);
+            self.answer(&mut state, tag, failed(Errno::EIO))?;
         }
         Ok(())
     }
@@ -777,10 +1015,24 @@ impl Queue {
     /// Answers a request that the server owns, and fetches the tag's next.
     fn commit(&self, tag: Tag, result: i32) {
         let Ok(mut state) = self.state() else { return };
-        state.release(tag);
-        if let Err(fault) = self.stage(&mut state, Command::COMMIT_AND_FETCH_REQ, tag, result) {
+        if let Err(fault) = self.answer(&mut state, tag, result) {
             state.fault.get_or_insert(fault);
         }
+    }
+
+    /// Stages the answer to a request whose token is gone.
+    fn answer(&self, state: &mut State, tag: Tag, result: i32) -> Result<(), Error> {
+        state.release(tag);
+        self.table.clear(tag, Mark::BOUNCED);
+        self.table.clear(tag, Mark::UNREGISTERED);
+        if self.table.clear(tag, Mark::REGISTERED) {
+            // Both are done by the driver as they are taken from the ring, in this order.
+            let index = tag.raw();
+            let op = self.registration(Command::UNREGISTER_IO_BUF, tag, index);
+            push(&mut state.ring, op, operation_user_data(tag, UNREGISTER))?;
+            self.table.set(tag, Mark::UNREGISTERING);
+        }
+        self.stage(state, Command::COMMIT_AND_FETCH_REQ, tag, result)
     }
 
     /// Has a request's answer come through the mailbox from now on.
@@ -808,12 +1060,13 @@ impl Queue {
         Some(Sent::of_words([first, second, 0, 0], None))
     }
 
-    /// What a fetch or a commit of a tag says: its buffer is the tag's own.
+    /// What a fetch or a commit of a tag says: in copy mode its buffer is the tag's own.
     fn io_command(&self, tag: Tag, result: i32) -> Result<ublksrv_io_cmd, Error> {
-        let address =
-            self.memory.buffer_address(tag).ok_or(Error::Invalid { what: "a tag is below the queue's depth" })?;
         let mut sent = ublksrv_io_cmd::default();
-        (sent.q_id, sent.tag, sent.result, sent.addr) = (self.id.raw(), tag.raw(), result, address);
+        (sent.q_id, sent.tag, sent.result) = (self.id.raw(), tag.raw(), result);
+        if M::DATA == Data::Buffer {
+            sent.addr = self.memory.buffer_address(tag).ok_or(NO_TAG)?;
+        }
         Ok(sent)
     }
 
@@ -823,15 +1076,255 @@ impl Queue {
         if !state.in_flight.insert(tag) {
             return Err(Error::Invalid { what: "a tag has one command in flight at a time" });
         }
-        // SAFETY: the driver uses the tag's buffer because of this command. The tag is in `in_flight` from here on, so by
-        // Q1 the buffer stays mapped until the completion was taken. No TagBuffer of it is used any more: `commit` is called by
-        // the request that is being consumed, `commit_letter` when the detached one has been answered, `fetch` before there is
-        // any, and `fail_forgotten` for a tag that is not detached when no Request can live (Q2). A buffer is as long as the device's
-        // largest request (`new`), or as any device's (`adopt`). The char device is open as long as `self`.
-        let op = unsafe { Op::uring_cmd(&self.char_device, command.raw(), words(&sent)) };
+        // SAFETY: the driver uses the tag's buffer because of this command, if any. The tag is in `in_flight` from here on, so by
+        // Q1 the buffer stays mapped until the completion was taken. No TagBuffer of it is used any more, and no operation that
+        // names it is under way: `commit` is called by the request that is being consumed, `commit_letter` when the detached one
+        // has been answered, `fetch` before there is any, and `fail_forgotten` for a tag that is neither detached nor operating
+        // when no Request can live (Q2). A buffer is as long as the device's largest request (`new`), or as any device's
+        // (`adopt`). The char device is open as long as `self`.
+        let mut op = unsafe { Op::uring_cmd(&self.char_device, command.raw(), words(&sent)) };
+        if M::DATA == Data::Registered {
+            let mut place = ublk_auto_buf_reg::default();
+            (place.index, place.flags) = (tag.raw(), UBLK_AUTO_BUF_REG_FALLBACK);
+            op = op.with_addr(ublk_auto_buf_reg_to_sqe_addr(&place));
+        }
         let commit_bit = if command == Command::COMMIT_AND_FETCH_REQ { COMMIT_BIT } else { 0 };
-        state.ring.push(op, u64::from(tag.raw()) | commit_bit)
+        push(&mut state.ring, op, u64::from(tag.raw()) | commit_bit)
     }
+}
+
+/// What operations of a request name.
+impl<M: Mode> Queue<M> {
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Whether operations find the data in the pages that are registered with the ring, and not in the tag's buffer.
+    fn is_registered(&self, tag: Tag) -> bool {
+        match M::DATA {
+            Data::Buffer | Data::UserCopy => false,
+            Data::ByCommand => true,
+            Data::Registered => !self.table.has(tag, Mark::UNREGISTERED),
+        }
+    }
+
+    /// The address of a request's first byte, as operations name it: in registered pages they count from 0.
+    fn base(&self, tag: Tag) -> Result<u64, Error> {
+        if self.is_registered(tag) { Ok(0) } else { self.memory.buffer_address(tag).ok_or(NO_TAG) }
+    }
+
+    /// As operations of this request name its first byte.
+    pub(super) fn data_address(&self, held: &Held) -> Result<u64, Error> {
+        let was_written = held.moved.end > 0 && !self.is_bounced(held.tag);
+        if was_written && M::DATA != Data::Buffer && !self.is_registered(held.tag) {
+            return Err(Error::Invalid { what: "the bytes of a READ are written by calls or by operations, not by both" });
+        }
+        self.base(held.tag)
+    }
+
+    /// Whether operations have moved the data through the tag's buffer.
+    pub(super) fn is_bounced(&self, tag: Tag) -> bool {
+        self.table.has(tag, Mark::BOUNCED)
+    }
+
+    /// An operation that moves these ranges of a request's data, which lie within it, as the table has them or is to have them.
+    pub(super) fn data_op(
+        &self,
+        tag: Tag,
+        index: u16,
+        operation: Operation,
+        file: OpFile<'_>,
+        offset: u64,
+        segments: &[Segment],
+    ) -> Result<Op, Error> {
+        let is_registered = self.is_registered(tag);
+        let reads = operation == Operation::READ;
+        let wrong = Error::Invalid { what: "an operation moves at most 4 GiB" };
+        if let [only] = segments {
+            let (addr, len) = (only.address, u32::try_from(only.len).map_err(|_| wrong)?);
+            // SAFETY: the bytes lie within the pages of the tag's request, which the kernel holds and checks against, or within
+            // the tag's buffer. That stays mapped until the operation has completed, and nobody else uses it: an operation is
+            // submitted by `start` alone, which has consumed the token and puts the tag into `operating` (Q1, Q2). A file that is
+            // registered is the ring's own.
+            return Ok(unsafe {
+                match (is_registered, reads) {
+                    (true, true) => Op::read_fixed(file, offset, addr, len, tag.raw()),
+                    (true, false) => Op::write_fixed(file, offset, addr, len, tag.raw()),
+                    (false, true) => Op::read(file, offset, addr, len),
+                    (false, false) => Op::write(file, offset, addr, len),
+                }
+            });
+        }
+        let count = u32::try_from(segments.len().min(SEGMENTS)).map_err(|_| wrong)?;
+        let list = self.table.segments_address(tag, index).ok_or(NO_TAG)?;
+        // SAFETY: as above of the bytes. The list stands in the table, which is unmapped when the buffers may be, and is not
+        // written between `start` and the operation's completion: no Operations of this tag exists then.
+        Ok(unsafe {
+            match (is_registered, reads) {
+                (true, true) => Op::read_vectored_fixed(file, offset, list, count, tag.raw()),
+                (true, false) => Op::write_vectored_fixed(file, offset, list, count, tag.raw()),
+                (false, true) => Op::read_vectored(file, offset, list, count),
+                (false, false) => Op::write_vectored(file, offset, list, count),
+            }
+        })
+    }
+
+    /// An operation that sends or receives a range of a request's data, which is in the tag's buffer.
+    pub(super) fn socket_op(
+        &self,
+        held: &Held,
+        operation: Operation,
+        socket: OpFile<'_>,
+        range: Range<usize>,
+    ) -> Result<Op, Error> {
+        let addr = self.data_address(held)? + u64_from(range.start);
+        let len = u32::try_from(range.len()).map_err(|_| NO_TAG)?;
+        let flags = syscall::WHOLE_MESSAGE;
+        // SAFETY: as in `data_op`: the bytes lie within the tag's buffer, as `M` is ThroughBuffer.
+        Ok(unsafe {
+            if operation == Operation::READ {
+                Op::recv(socket, addr, len, flags)
+            } else {
+                Op::send(socket, addr, len, flags)
+            }
+        })
+    }
+
+    /// An operation that waits for the time that stands at `address` in the table.
+    pub(super) fn timeout_op(&self, address: u64) -> Op {
+        // SAFETY: as in `data_op` of a list of ranges.
+        unsafe { Op::timeout(address, 0) }
+    }
+
+    /// Registers a request's pages as the ring's buffer `index`, or gives them back.
+    fn registration(&self, command: Command, tag: Tag, index: u16) -> Op {
+        let mut sent = ublksrv_io_cmd::default();
+        (sent.q_id, sent.tag, sent.addr) = (self.id.raw(), tag.raw(), index.into());
+        // SAFETY: the command names an entry of the ring's table, and no memory of this process.
+        unsafe { Op::uring_cmd(&self.char_device, command.raw(), words(&sent)) }
+    }
+
+    /// Starts the operations that the table has of a request, whose token is consumed.
+    pub(super) fn start(&self, held: Held, count: u16, label: u64) {
+        // It cannot be borrowed: see `state`.
+        let Ok(mut state) = self.state() else { return };
+        let Held { tag, work, buffer, moved } = held;
+        // The buffer is the kernel's until the operations have completed.
+        drop(buffer);
+        let moves_data = (0..count).any(|index| self.table.is_data(tag, index));
+        let is_write = work.operation == Operation::WRITE;
+        let mut record = Record {
+            op_flags: u32::from(work.operation.raw()) | work.flags.bits(),
+            sectors: work.sectors,
+            start: work.start.raw(),
+            label,
+            mark: u64_from(moved.mark),
+            end: u64_from(moved.end),
+            count,
+            left: 0,
+            must_be_whole: u32::from(moved.must_be_whole || moves_data && is_write),
+        };
+        let refused = if moves_data { self.make_ready(&mut state, tag, &work, &mut record) } else { Ok(()) };
+        let started = refused.and_then(|()| self.push_operations(&mut state, tag, &mut record));
+        if let Err(errno) = started {
+            (0..count).filter(|index| !self.table.is_under_way(tag, *index)).for_each(|index| {
+                self.table.refuse(tag, index, failed(errno));
+            });
+        }
+        // The place is there: the tag's operations are.
+        let _ = self.table.set_record(tag, record);
+        if record.left > 0 {
+            self.table.set(tag, Mark::OPERATING);
+            state.operating += 1;
+        } else {
+            self.all_ended(&mut state, tag, record);
+        }
+    }
+
+    /// Has the data of a request where its operations look for it.
+    fn make_ready(&self, state: &mut State, tag: Tag, work: &Work, record: &mut Record) -> Result<(), Errno> {
+        if M::DATA == Data::Buffer {
+            return Ok(());
+        }
+        if !self.is_registered(tag) {
+            let is_new = self.table.set(tag, Mark::BOUNCED);
+            if is_new && work.operation == Operation::WRITE {
+                // SAFETY: the token was consumed, nothing of the tag is under way, and the result is gone when this returns.
+                let mut buffer = unsafe { self.memory.lend(tag, work.data_len()) }.ok_or(Errno::ENOMEM)?;
+                self.copy_in(tag, 0..work.data_len(), buffer.bytes_mut())?;
+            }
+            return Ok(());
+        }
+        if M::DATA == Data::ByCommand && self.table.set(tag, Mark::REGISTERED) {
+            // The driver registers as the command is taken from the ring, before the kernel looks at what comes after it. If it
+            // fails, the operations find nothing there, and fail with EFAULT.
+            let op = self.registration(Command::REGISTER_IO_BUF, tag, tag.raw());
+            if push(&mut state.ring, op, operation_user_data(tag, REGISTER)).is_err() {
+                self.table.clear(tag, Mark::REGISTERED);
+                return Err(Errno::EAGAIN);
+            }
+            self.table.set(tag, Mark::REGISTERING);
+            record.left += 1;
+        }
+        Ok(())
+    }
+
+    fn push_operations(&self, state: &mut State, tag: Tag, record: &mut Record) -> Result<(), Errno> {
+        // A chain that is submitted in two parts is two chains.
+        if !state.ring.has_room(record.count.into()) {
+            state.ring.submit().map_err(|_| Errno::EAGAIN)?;
+        }
+        for index in 0..record.count {
+            let entry = self.table.entry(tag, index).ok_or(Errno::EINVAL)?;
+            // SAFETY: the table has it from an Op of this request (Operations), whose promises are kept: see `data_op`.
+            let op = unsafe { Op::from_raw(entry.sqe) };
+            push(&mut state.ring, op, operation_user_data(tag, index)).map_err(|_| Errno::EAGAIN)?;
+            self.table.begin(tag, index).ok_or(Errno::EINVAL)?;
+            record.left += 1;
+        }
+        Ok(())
+    }
+
+    /// What the driver is told of a request that is completed. Of a READ, no byte is left that nobody put there.
+    pub(super) fn settle(&self, held: &mut Held) -> i32 {
+        if M::DATA == Data::Buffer {
+            return held.completed_in_buffer();
+        }
+        let settled = held.completed().and_then(|(result, rest)| {
+            if held.work.operation == Operation::READ && self.is_bounced(held.tag) {
+                let len = held.work.data_len();
+                // SAFETY: the token is being consumed, its operations have completed, and the result is gone when this returns.
+                let mut buffer = unsafe { self.memory.lend(held.tag, len) }.ok_or(Errno::ENOMEM)?;
+                if let Some(rest) = buffer.bytes_mut().get_mut(rest) {
+                    rest.fill(0);
+                }
+                self.copy_out(held.tag, 0, buffer.bytes())?;
+            } else {
+                self.zero_out(held.tag, rest)?;
+            }
+            Ok(result)
+        });
+        settled.unwrap_or_else(failed)
+    }
+}
+
+/// Room in a queue's ring beyond which operations are submitted in between, and completions are kept by the kernel.
+const SUBMISSIONS: u32 = 4096;
+const COMPLETIONS: u32 = 32_768;
+
+const NO_TAG: Error = Error::Invalid { what: "a tag is below the queue's depth" };
+
+/// User data of an operation of a tag's request.
+fn operation_user_data(tag: Tag, index: u16) -> u64 {
+    OPERATION_BIT | u64::from(index) << 16 | u64::from(tag.raw())
+}
+
+/// Stages an entry. Where the ring is full, what is staged is submitted first.
+fn push(ring: &mut Ring<Local>, op: Op, user_data: u64) -> Result<(), Error> {
+    if !ring.has_room(1) {
+        ring.submit()?;
+    }
+    ring.push(op, user_data)
 }
 
 impl State {
@@ -842,6 +1335,8 @@ impl State {
             in_flight: TagSet::EMPTY,
             owned: TagSet::EMPTY,
             detached: TagSet::EMPTY,
+            operating: 0,
+            completed: TagSet::EMPTY,
             timed: TagSet::EMPTY,
             reads: TagSet::EMPTY,
             answered: Answered::default(),
@@ -861,7 +1356,7 @@ impl State {
     }
 }
 
-impl Drop for Queue {
+impl<M: Mode> Drop for Queue<M> {
     fn drop(&mut self) {
         // Answers that were given are sent, and what has ended meanwhile is taken. Requests that this delivers stay with
         // the driver, unanswered. If the ring fails, so be it: then the tags stay in flight.
@@ -877,22 +1372,25 @@ impl Drop for Queue {
                 while let Some(completion) = state.ring.next_completion() {
                     if completion.user_data < WAKE_USER_DATA {
                         let _ = self.delivery(&mut state, completion);
+                    } else if completion.user_data & OPERATION_BIT != 0 {
+                        let _ = self.operation_ended(&mut state, completion);
                     }
                 }
             }
-            idle = state.in_flight.is_empty();
+            idle = state.in_flight.is_empty() && state.operating == 0;
         }
         // By Q1 an idle queue's buffers are nobody's, but for a token's, which has a Memory of its own. Any other queue's may
         // still be the kernel's: the end of the ring, which comes when its descriptor is closed, proves nothing, because the
         // kernel works it off later.
         if !idle {
             self.memory.leak();
+            self.table.leak();
         }
     }
 }
 
 #[cfg(feature = "std")]
-impl std::os::fd::AsFd for Queue {
+impl<M: Mode> std::os::fd::AsFd for Queue<M> {
     /// The ring's descriptor; see [`ring_fd`](Queue::ring_fd).
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         // SAFETY: the ring in `state` has it open, and is replaced by no call, as long as `self` is borrowed.
@@ -910,7 +1408,7 @@ fn words(sent: &ublksrv_io_cmd) -> [u64; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cell, Descriptors, Memory, Queue, RefCell, State, words};
+    use super::{Cell, Descriptors, Memory, PhantomData, Queue, RefCell, State, Table, words};
     use crate::golden::Golden;
     use crate::ring::Ring;
     use crate::{Command, DeviceInfo, Fd, QueueId, Tag};
@@ -938,8 +1436,11 @@ mod tests {
             unanswered: Cell::new(0),
             descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),
+            table: Table::map(4, 0).unwrap(),
+            largest: 512 << 10,
             char_device: zero,
             id,
+            mode: PhantomData,
         }
     }
 

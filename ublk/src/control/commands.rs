@@ -25,6 +25,7 @@ use crate::error::{Command, Error, SystemCall};
 use crate::features::Features;
 use crate::id::{DeviceId, QueueId};
 use crate::mapping::Plain;
+use crate::mode::Mode;
 use crate::params::Params;
 use crate::syscall;
 
@@ -136,7 +137,7 @@ impl Control {
     /// # Kernel
     ///
     /// Since Linux 6.0. `UBLK_U_CMD_ADD_DEV`, `ublk_ctrl_add_dev()`.
-    pub fn add(&mut self, device: &NewDevice) -> Result<DeviceInfo, Error> {
+    pub fn add<M: Mode>(&mut self, device: &NewDevice<M>) -> Result<DeviceInfo, Error> {
         let mut sent = device.checked()?;
         // The driver keeps these bits for the server and gives them back: they tell this device from any other of its shape.
         let now = u64::try_from(syscall::monotonic().as_nanos()).unwrap_or(u64::MAX);

@@ -3,6 +3,7 @@
 
 use core::fmt;
 use core::mem::{self, ManuallyDrop};
+use core::ops::Range;
 
 use ublk_sys::{
     UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_WRITE_ZEROES, ublksrv_get_op,
@@ -13,9 +14,11 @@ use crate::errno::Errno;
 use crate::error::Error;
 use crate::flag_set::flag_set;
 use crate::id::Tag;
+use crate::mode::{self, Buffered, Mode, UserCopied};
 use crate::queue::Queue;
 use crate::queue::mailbox::{Gone, Letter};
 use crate::queue::memory::{Memory, TagBuffer};
+use crate::queue::operations::Operations;
 use crate::units::{SECTOR_BYTES, Sectors};
 
 /// What a request wants done (`UBLK_IO_OP_*`, bits 0 to 7 of `op_flags`).
@@ -82,8 +85,8 @@ flag_set! {
     }
 }
 
-/// Flags that say that data is, or belongs, elsewhere than in the tag's buffer. Devices in copy mode have none of them.
-const OTHER_PLACES: [RequestFlags; 3] = [RequestFlags::NEED_REG_BUF, RequestFlags::INTEGRITY, RequestFlags::SHMEM_ZC];
+/// Flags that say that data is, or belongs, elsewhere than where it is looked for.
+const OTHER_PLACES: [RequestFlags; 2] = [RequestFlags::INTEGRITY, RequestFlags::SHMEM_ZC];
 
 /// What a request's descriptor says, once it was found to be believable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +98,13 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Reads a descriptor; `Err` with the name and the value of a field that cannot be true of a queue whose buffers
-    /// have `buffer_len` bytes.
-    pub(super) fn read(descriptor: &ublksrv_io_desc, buffer_len: usize) -> Result<Work, (&'static str, u64)> {
+    /// Reads a descriptor; `Err` with the name and the value of a field that cannot be true of a queue whose largest request
+    /// has `largest` bytes. The driver registers pages, and can fail at that, only where it `registers`.
+    pub(super) fn read(
+        descriptor: &ublksrv_io_desc,
+        largest: usize,
+        registers: bool,
+    ) -> Result<Work, (&'static str, u64)> {
         let operation = Operation(ublksrv_get_op(descriptor));
         // The header's ublksrv_get_flags() shifts by 8; its own constants are not shifted.
         let flags = RequestFlags::from_bits(descriptor.op_flags & !0xff);
@@ -105,12 +112,13 @@ impl Work {
             // It has no range: the driver passes on the block layer's sector "none", which is all ones.
             return Ok(Work { operation, flags, start: Sectors::new(0), sectors: 0 });
         }
-        if OTHER_PLACES.iter().any(|place| flags.contains(*place)) {
+        let is_unregistered = flags.contains(RequestFlags::NEED_REG_BUF) && !registers;
+        if is_unregistered || OTHER_PLACES.iter().any(|place| flags.contains(*place)) {
             return Err(("op_flags", descriptor.op_flags.into()));
         }
         let (start, sectors) = (descriptor.start_sector, descriptor.nr_sectors);
         let work = Work { operation, flags, start: Sectors::new(start), sectors };
-        let fits = usize::try_from(work.len_bytes()).is_ok_and(|len| len <= buffer_len);
+        let fits = usize::try_from(work.len_bytes()).is_ok_and(|len| len <= largest);
         if work.has_data() && !fits {
             return Err(("nr_sectors", sectors.into()));
         }
@@ -120,13 +128,51 @@ impl Work {
         Ok(work)
     }
 
-    /// Whether bytes move through the tag's buffer.
+    /// Whether bytes move.
     pub(super) fn has_data(&self) -> bool {
         matches!(self.operation, Operation::READ | Operation::WRITE)
     }
 
+    /// Bytes that move.
+    pub(super) fn data_len(&self) -> usize {
+        if self.has_data() { usize::try_from(self.len_bytes()).unwrap_or(usize::MAX) } else { 0 }
+    }
+
     pub(super) fn len_bytes(&self) -> u64 {
         Sectors::new(self.sectors.into()).bytes()
+    }
+}
+
+/// How much of a request's data was moved.
+///
+/// A READ never gives a client bytes that nobody put there: what lies behind the mark is zeroed when the request is completed, or
+/// the request fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// Every byte before this was.
+    pub(super) mark: usize,
+    /// Nothing behind this was. Beyond the mark where something was left out.
+    pub(super) end: usize,
+    /// A part does not do: an operation of a READ has failed, or operations of the ring were to do a WRITE.
+    pub(super) must_be_whole: bool,
+}
+
+impl Moved {
+    /// These bytes were moved too.
+    pub(super) fn add(&mut self, range: Range<usize>) {
+        self.end = self.end.max(range.end);
+        if range.start <= self.mark {
+            self.mark = self.mark.max(range.end);
+        }
+    }
+
+    /// Where the request is completed now: what is to be zeroed of a READ of `len` bytes.
+    pub(super) fn rest(&self, len: usize) -> Result<Range<usize>, Errno> {
+        let is_done = self.mark >= len;
+        if !is_done && (self.must_be_whole || self.end > self.mark) {
+            return Err(Errno::EIO);
+        }
+        Ok(self.mark.min(len)..len)
     }
 }
 
@@ -135,17 +181,16 @@ impl Work {
 pub(super) struct Held {
     pub(super) tag: Tag,
     pub(super) work: Work,
-    /// The bytes of a READ or a WRITE; empty for what has no data.
+    /// The bytes of a READ or a WRITE, where they are in the tag's buffer; else none.
     pub(super) buffer: TagBuffer,
-    /// How much of a READ's buffer the target has filled.
-    pub(super) filled: usize,
+    pub(super) moved: Moved,
 }
 
 impl Held {
     /// Moves all of it out; what stays has no bytes.
     fn take(&mut self) -> Held {
         let buffer = mem::replace(&mut self.buffer, TagBuffer::empty());
-        Held { tag: self.tag, work: self.work, buffer, filled: self.filled }
+        Held { tag: self.tag, work: self.work, buffer, moved: self.moved }
     }
 
     fn data(&self) -> &[u8] {
@@ -154,19 +199,45 @@ impl Held {
 
     fn cursor(&mut self) -> ReadCursor<'_> {
         let buffer = if self.work.operation == Operation::READ { self.buffer.bytes_mut() } else { &mut [] };
-        ReadCursor { buffer, filled: &mut self.filled }
+        ReadCursor { buffer, filled: &mut self.moved.mark }
     }
 
-    /// What the driver is told where all of it was done. What the target did not fill of a READ is zeroed first.
-    fn completed(&mut self) -> i32 {
-        self.cursor().zero_rest();
+    /// `len` bytes from `offset` on, where they are data of this operation.
+    pub(super) fn range(&self, operation: Operation, offset: usize, len: usize) -> Result<Range<usize>, Errno> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.work.data_len());
+        end.filter(|_| self.work.operation == operation).map(|end| offset..end).ok_or(Errno::EINVAL)
+    }
+
+    /// What the driver is told where all of it was done, and which bytes of a READ are to be zeroed first.
+    pub(super) fn completed(&self) -> Result<(i32, Range<usize>), Errno> {
+        let rest = match self.work.operation {
+            Operation::READ => self.moved.rest(self.work.data_len())?,
+            // Of a WRITE that the ring did, all has to be done; what a target did with the data itself is its own business.
+            Operation::WRITE if self.moved.must_be_whole && self.moved.mark < self.work.data_len() => {
+                return Err(Errno::EIO);
+            }
+            _ => 0..0,
+        };
         // At most the buffer's length for what has data; for the rest any value that is not negative means success.
-        i32::try_from(self.work.len_bytes()).unwrap_or(i32::MAX)
+        Ok((i32::try_from(self.work.len_bytes()).unwrap_or(i32::MAX), rest))
+    }
+
+    /// As [`completed`](Held::completed), with the rest of a READ zeroed where it is in the tag's buffer.
+    pub(super) fn completed_in_buffer(&mut self) -> i32 {
+        match self.completed() {
+            Ok((result, rest)) => {
+                if let Some(rest) = self.buffer.bytes_mut().get_mut(rest) {
+                    rest.fill(0);
+                }
+                result
+            }
+            Err(errno) => failed(errno),
+        }
     }
 }
 
 /// What the driver is told where it was not done. 0 would be success, and no errno is.
-fn failed(errno: Errno) -> i32 {
+pub(super) fn failed(errno: Errno) -> i32 {
     errno.raw().max(1).saturating_neg()
 }
 
@@ -208,7 +279,12 @@ macro_rules! about_the_request {
         pub fn len_bytes(&self) -> u64 {
             self.held.work.len_bytes()
         }
+    };
+}
 
+/// Where a request's data is in the tag's buffer.
+macro_rules! data_of_the_request {
+    () => {
         /// The data of a WRITE; nothing for any other operation.
         #[must_use]
         pub fn data(&self) -> &[u8] {
@@ -231,16 +307,29 @@ macro_rules! about_the_request {
 /// [`Queue::fail_forgotten`](crate::Queue::fail_forgotten) or until the server has let go of the device.
 #[derive(Debug)]
 #[must_use = "a request that is dropped unanswered fails with EIO"]
-pub struct Request<'q> {
+pub struct Request<'q, M: Mode = mode::Copy> {
     held: Held,
-    queue: &'q Queue,
+    queue: &'q Queue<M>,
 }
 
 static_assertions::assert_not_impl_any!(Request<'static>: Send, Sync);
 
-impl<'q> Request<'q> {
-    pub(super) fn new(held: Held, queue: &'q Queue) -> Request<'q> {
+impl<'q, M: Mode> Request<'q, M> {
+    pub(super) fn new(held: Held, queue: &'q Queue<M>) -> Request<'q, M> {
         Request { held, queue }
+    }
+
+    pub(super) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    pub(super) fn queue(&self) -> &'q Queue<M> {
+        self.queue
+    }
+
+    /// Takes the token apart without answering.
+    pub(super) fn into_held(self) -> Held {
+        ManuallyDrop::new(self).held.take()
     }
 
     about_the_request!();
@@ -249,8 +338,10 @@ impl<'q> Request<'q> {
     ///
     /// What the target did not fill of a READ is zeroed first. The driver is never told of a part: Linux 7.3 takes a short
     /// result for the whole, and older ones ask again, for ever where the result is 0.
+    ///
+    /// If operations of the ring have moved a part of it and no more, or left a hole, it fails with `EIO` instead.
     pub fn complete(mut self) {
-        let result = self.held.completed();
+        let result = self.queue.settle(&mut self.held);
         self.answer(result);
     }
 
@@ -259,6 +350,21 @@ impl<'q> Request<'q> {
     pub fn fail(self, errno: Errno) {
         self.answer(failed(errno));
     }
+
+    /// Operations of the queue's ring on behalf of the request: see [`Operations`].
+    pub fn operations(self) -> Operations<'q, M> {
+        Operations::new(self)
+    }
+
+    fn answer(self, result: i32) {
+        // Not dropped, as that would be an answer too.
+        let request = ManuallyDrop::new(self);
+        request.queue.commit(request.held.tag, result);
+    }
+}
+
+impl<M: Buffered> Request<'_, M> {
+    data_of_the_request!();
 
     /// Takes the request out of its queue's hands, for another thread to answer.
     ///
@@ -276,15 +382,46 @@ impl<'q> Request<'q> {
         let memory = request.queue.detach(request.held.tag);
         DetachedRequest { held: request.held.take(), memory, answered: false }
     }
+}
 
-    fn answer(self, result: i32) {
-        // Not dropped, as that would be an answer too.
-        let request = ManuallyDrop::new(self);
-        request.queue.commit(request.held.tag, result);
+impl<M: UserCopied> Request<'_, M> {
+    /// Copies bytes of a WRITE, from `offset` in the request on, as many as `into` has.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the request is no WRITE, or has not so many bytes. `EFAULT`: the kernel could not write to `into`.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.5. `pread(2)` on the char device, `ublk_user_copy()`.
+    pub fn read_at(&self, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
+        let range = self.held.range(Operation::WRITE, offset, into.len())?;
+        self.queue.copy_in(self.held.tag, range, into)
+    }
+
+    /// Copies bytes into a READ, from `offset` in the request on. They are to come front to back, without a hole: the request
+    /// fails with `EIO` otherwise. What is not written reads as zeroes.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the request is no READ, has not so many bytes, or its bytes were read by operations of the ring already.
+    /// `EFAULT`: the kernel could not copy all of it.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.5. `pwrite(2)` on the char device, `ublk_user_copy()`.
+    pub fn write_at(&mut self, offset: usize, from: &[u8]) -> Result<(), Errno> {
+        let range = self.held.range(Operation::READ, offset, from.len())?;
+        if self.queue.is_bounced(self.held.tag) {
+            return Err(Errno::EINVAL);
+        }
+        self.queue.copy_out(self.held.tag, range.start, from)?;
+        self.held.moved.add(range);
+        Ok(())
     }
 }
 
-impl Drop for Request<'_> {
+impl<M: Mode> Drop for Request<'_, M> {
     fn drop(&mut self) {
         self.queue.count_unanswered();
         self.queue.commit(self.held.tag, failed(Errno::EIO));
@@ -310,6 +447,7 @@ static_assertions::assert_not_impl_any!(DetachedRequest: Sync);
 
 impl DetachedRequest {
     about_the_request!();
+    data_of_the_request!();
 
     /// Answers that all of it was done, as [`Request::complete`] does.
     ///
@@ -317,7 +455,7 @@ impl DetachedRequest {
     ///
     /// [`Error::QueueGone`]: nobody hears the answer.
     pub fn complete(mut self) -> Result<(), Error> {
-        let result = self.held.completed();
+        let result = self.held.completed_in_buffer();
         self.answer(Letter { result, unanswered: false })
     }
 
@@ -401,10 +539,6 @@ impl ReadCursor<'_> {
         rest
     }
 
-    fn zero_rest(mut self) {
-        self.zeroed();
-    }
-
     fn rest(&mut self) -> &mut [u8] {
         self.buffer.get_mut(*self.filled..).unwrap_or_default()
     }
@@ -435,7 +569,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_is_split_into_operation_flags_and_range() {
-        let work = Work::read(&descriptor(1 | UBLK_IO_F_FUA, 8, 16), 4096).unwrap();
+        let work = Work::read(&descriptor(1 | UBLK_IO_F_FUA, 8, 16), 4096, false).unwrap();
         assert_eq!(work.operation, Operation::WRITE);
         assert_eq!(work.flags, RequestFlags::FUA);
         assert_eq!((work.start, work.len_bytes()), (Sectors::new(16), 4096));
@@ -443,29 +577,29 @@ mod tests {
 
     #[test]
     fn data_longer_than_the_buffer_is_not_believed() {
-        assert_eq!(Work::read(&descriptor(0, 9, 0), 4096), Err(("nr_sectors", 9)));
-        assert_eq!(Work::read(&descriptor(1, u32::MAX, 0), 4096), Err(("nr_sectors", u32::MAX.into())));
+        assert_eq!(Work::read(&descriptor(0, 9, 0), 4096, false), Err(("nr_sectors", 9)));
+        assert_eq!(Work::read(&descriptor(1, u32::MAX, 0), 4096, false), Err(("nr_sectors", u32::MAX.into())));
         // A discard moves no data, and may be as long as it likes.
-        assert!(Work::read(&descriptor(3, u32::MAX, 0), 4096).is_ok());
+        assert!(Work::read(&descriptor(3, u32::MAX, 0), 4096, false).is_ok());
     }
 
     #[test]
     fn a_request_whose_data_is_elsewhere_is_not_believed() {
         for flag in [UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_INTEGRITY, UBLK_IO_F_SHMEM_ZC] {
             let op_flags = 1 | flag;
-            assert_eq!(Work::read(&descriptor(op_flags, 8, 0), 4096), Err(("op_flags", op_flags.into())));
+            assert_eq!(Work::read(&descriptor(op_flags, 8, 0), 4096, false), Err(("op_flags", op_flags.into())));
         }
     }
 
     #[test]
     fn a_range_past_the_last_byte_is_not_believed() {
-        assert_eq!(Work::read(&descriptor(3, 1, u64::MAX), 4096), Err(("start_sector", u64::MAX)));
-        assert!(Work::read(&descriptor(0, 1, u64::MAX / 512), 4096).is_err());
+        assert_eq!(Work::read(&descriptor(3, 1, u64::MAX), 4096, false), Err(("start_sector", u64::MAX)));
+        assert!(Work::read(&descriptor(0, 1, u64::MAX / 512), 4096, false).is_err());
     }
 
     #[test]
     fn a_flush_has_no_range_whatever_its_descriptor_says() {
-        let work = Work::read(&descriptor(2, 0, u64::MAX), 4096).unwrap();
+        let work = Work::read(&descriptor(2, 0, u64::MAX), 4096, false).unwrap();
         assert_eq!((work.start, work.len_bytes()), (Sectors::new(0), 0));
     }
 

@@ -40,6 +40,11 @@ impl TagSet {
         true
     }
 
+    /// Some tag that is there.
+    pub(super) fn first(&self) -> Option<Tag> {
+        if self.is_empty() { None } else { self.without(&TagSet::EMPTY).next() }
+    }
+
     /// Whether no tag is there.
     pub(super) const fn is_empty(&self) -> bool {
         self.len == 0

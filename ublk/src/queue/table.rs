@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a queue remembers of the operations that requests have under way: one mapping, made once.
+//!
+//! ```text
+//!   tag 0: marks │ Record │ Slot 0 │ Slot 1 │ ...      tag 1: marks │ ...
+//!                             └ status │ operation │ ranges, which the kernel reads
+//! ```
+
+use ublk_sys::io_uring_sqe;
+
+use crate::error::Error;
+use crate::id::Tag;
+use crate::mapping::Mapping;
+use crate::units::usize_from;
+
+/// Ranges that one operation can have.
+pub(super) const SEGMENTS: usize = 16;
+
+/// A `struct iovec`, as the kernel reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(super) address: u64,
+    pub(super) len: u64,
+}
+
+impl Segment {
+    pub(super) const EMPTY: Segment = Segment { address: 0, len: 0 };
+}
+
+/// What holds of a tag, a bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark(u64);
+
+impl Mark {
+    /// Its request has operations under way: nobody has a token.
+    pub(super) const OPERATING: Mark = Mark(1);
+    /// A command has registered its request's pages, or is to.
+    pub(super) const REGISTERED: Mark = Mark(1 << 1);
+    /// The registration has not completed.
+    pub(super) const REGISTERING: Mark = Mark(1 << 2);
+    /// The end of a registration has not completed.
+    pub(super) const UNREGISTERING: Mark = Mark(1 << 3);
+    /// The driver was to register its request's pages, and did not.
+    pub(super) const UNREGISTERED: Mark = Mark(1 << 4);
+    /// Its request's data is moved through the tag's buffer, although that is not where the driver has it.
+    pub(super) const BOUNCED: Mark = Mark(1 << 5);
+}
+
+/// What a request was when its operations were started, and how many are under way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(super) op_flags: u32,
+    pub(super) sectors: u32,
+    pub(super) start: u64,
+    pub(super) label: u64,
+    pub(super) mark: u64,
+    pub(super) end: u64,
+    /// How many operations there are.
+    pub(super) count: u16,
+    /// How many completions are still to come, that of a registration included.
+    pub(super) left: u16,
+    /// 1: a part does not do.
+    pub(super) must_be_whole: u32,
+}
+
+/// Of one operation, what is looked at when it completes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Status {
+    result: i32,
+    /// One of the constants below.
+    state: u16,
+    segments: u16,
+    start: u32,
+    len: u32,
+}
+
+/// Not started, or completed.
+const IDLE: u16 = 0;
+/// Bit: in the kernel's hands.
+const UNDER_WAY: u16 = 1;
+/// Bit: it moves bytes of the request.
+const DATA: u16 = 2;
+
+/// Whether an operation moves bytes of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Data,
+    Other,
+}
+
+/// An operation as it is put together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    pub(super) sqe: io_uring_sqe,
+    /// The first range, in bytes of the request.
+    pub(super) start: usize,
+    pub(super) len: usize,
+    /// How many ranges; more than one stand in the table too.
+    pub(super) segments: usize,
+}
+
+const MARKS_BYTES: usize = size_of::<u64>();
+const RECORD_BYTES: usize = size_of::<Record>();
+const STATUS_BYTES: usize = size_of::<Status>();
+const OP_BYTES: usize = size_of::<io_uring_sqe>();
+const SLOT_BYTES: usize = STATUS_BYTES + OP_BYTES + SEGMENTS * size_of::<Segment>();
+
+/// What is remembered of all tags.
+#[derive(Debug)]
+pub(super) struct Table {
+    mapping: Mapping,
+    depth: u16,
+    /// Operations of a tag.
+    slots: u16,
+}
+
+impl Table {
+    /// Room for `slots` operations of each of `depth` tags.
+    pub(super) fn map(depth: u16, slots: u16) -> Result<Table, Error> {
+        let len = usize::from(depth) * stride(slots);
+        Ok(Table { mapping: Mapping::anonymous(len)?, depth, slots })
+    }
+
+    fn marks_offset(&self, tag: Tag) -> Option<usize> {
+        (tag.raw() < self.depth).then(|| usize::from(tag.raw()) * stride(self.slots))
+    }
+
+    fn record_offset(&self, tag: Tag) -> Option<usize> {
+        Some(self.marks_offset(tag)? + MARKS_BYTES)
+    }
+
+    fn slot_offset(&self, tag: Tag, index: u16) -> Option<usize> {
+        let slots = self.record_offset(tag)? + RECORD_BYTES;
+        (index < self.slots).then(|| slots + usize::from(index) * SLOT_BYTES)
+    }
+
+    /// Whether it holds.
+    pub(super) fn has(&self, tag: Tag, mark: Mark) -> bool {
+        self.marks_offset(tag).and_then(|place| self.mapping.read::<u64>(place)).is_some_and(|marks| marks & mark.0 != 0)
+    }
+
+    /// It holds from now on; false where it did already, or there is no such tag.
+    pub(super) fn set(&self, tag: Tag, mark: Mark) -> bool {
+        self.change(tag, |marks| (marks & mark.0 == 0).then_some(marks | mark.0))
+    }
+
+    /// It does not hold any more; false where it did not.
+    pub(super) fn clear(&self, tag: Tag, mark: Mark) -> bool {
+        self.change(tag, |marks| (marks & mark.0 != 0).then_some(marks & !mark.0))
+    }
+
+    fn change(&self, tag: Tag, change: impl FnOnce(u64) -> Option<u64>) -> bool {
+        let Some(place) = self.marks_offset(tag) else { return false };
+        let changed = self.mapping.read(place).and_then(change);
+        changed.and_then(|marks| self.mapping.write(place, marks)).is_some()
+    }
+
+    pub(super) fn record(&self, tag: Tag) -> Option<Record> {
+        self.mapping.read(self.record_offset(tag)?)
+    }
+
+    pub(super) fn set_record(&self, tag: Tag, record: Record) -> Option<()> {
+        self.mapping.write(self.record_offset(tag)?, record)
+    }
+
+    fn status(&self, tag: Tag, index: u16) -> Option<Status> {
+        self.mapping.read(self.slot_offset(tag, index)?)
+    }
+
+    fn set_status(&self, tag: Tag, index: u16, status: Status) -> Option<()> {
+        self.mapping.write(self.slot_offset(tag, index)?, status)
+    }
+
+    pub(super) fn entry(&self, tag: Tag, index: u16) -> Option<Entry> {
+        let status = self.status(tag, index)?;
+        let sqe = self.mapping.read(self.slot_offset(tag, index)? + STATUS_BYTES)?;
+        Some(Entry {
+            kind: if status.state & DATA == 0 { Kind::Other } else { Kind::Data },
+            sqe,
+            start: usize_from(status.start),
+            len: usize_from(status.len),
+            segments: status.segments.into(),
+        })
+    }
+
+    /// Notes an operation; `None` where there is no room for it.
+    pub(super) fn set_entry(&self, tag: Tag, index: u16, entry: Entry) -> Option<()> {
+        let small = |number: usize| u32::try_from(number).ok();
+        let status = Status {
+            result: 0,
+            state: if entry.kind == Kind::Data { DATA } else { IDLE },
+            segments: u16::try_from(entry.segments).ok()?,
+            start: small(entry.start)?,
+            len: small(entry.len)?,
+        };
+        self.set_status(tag, index, status)?;
+        self.mapping.write(self.slot_offset(tag, index)? + STATUS_BYTES, entry.sqe)
+    }
+
+    fn segments_offset(&self, tag: Tag, index: u16) -> Option<usize> {
+        Some(self.slot_offset(tag, index)? + STATUS_BYTES + OP_BYTES)
+    }
+
+    /// Where the kernel finds the ranges of an operation.
+    pub(super) fn segments_address(&self, tag: Tag, index: u16) -> Option<u64> {
+        self.mapping.address(self.segments_offset(tag, index)?, SEGMENTS * size_of::<Segment>())
+    }
+
+    pub(super) fn set_segments(&self, tag: Tag, index: u16, segments: &[Segment]) -> Option<()> {
+        let mut offset = self.segments_offset(tag, index)?;
+        for segment in segments.iter().take(SEGMENTS) {
+            self.mapping.write(offset, *segment)?;
+            offset += size_of::<Segment>();
+        }
+        Some(())
+    }
+
+    fn segment(&self, tag: Tag, index: u16, segment: usize) -> Option<Segment> {
+        let offset = self.segments_offset(tag, index)?;
+        (segment < SEGMENTS).then(|| offset + segment * size_of::<Segment>()).and_then(|place| self.mapping.read(place))
+    }
+
+    /// The operation goes to the kernel.
+    pub(super) fn begin(&self, tag: Tag, index: u16) -> Option<()> {
+        let status = self.status(tag, index)?;
+        self.set_status(tag, index, Status { state: status.state | UNDER_WAY, ..status })
+    }
+
+    /// The operation has completed; `None` where it was not under way.
+    pub(super) fn end(&self, tag: Tag, index: u16, result: i32) -> Option<()> {
+        let status = self.status(tag, index).filter(|status| status.state & UNDER_WAY != 0)?;
+        self.set_status(tag, index, Status { state: status.state & !UNDER_WAY, result, ..status })
+    }
+
+    /// Whether the operation moves bytes of the request.
+    pub(super) fn is_data(&self, tag: Tag, index: u16) -> bool {
+        self.status(tag, index).is_some_and(|status| status.state & DATA != 0)
+    }
+
+    /// Whether the kernel has the operation.
+    pub(super) fn is_under_way(&self, tag: Tag, index: u16) -> bool {
+        self.status(tag, index).is_some_and(|status| status.state & UNDER_WAY != 0)
+    }
+
+    /// Never unmaps: the kernel may still read ranges.
+    pub(super) fn leak(&self) {
+        self.mapping.leak_later();
+    }
+
+    /// The operation was not started, for this reason.
+    pub(super) fn refuse(&self, tag: Tag, index: u16, result: i32) {
+        if let Some(status) = self.status(tag, index) {
+            // It cannot fail where it could be read.
+            let _ = self.set_status(tag, index, Status { result, ..status });
+        }
+    }
+
+    pub(super) fn result(&self, tag: Tag, index: u16) -> Option<i32> {
+        Some(self.status(tag, index)?.result)
+    }
+
+    /// Adds to the mark what the operations of a request have moved, each range as far as it goes, in whichever order they
+    /// were; whether one of those that move bytes has failed. `base` is the address of the request's first byte.
+    pub(super) fn moved(&self, tag: Tag, count: u16, base: u64, mut mark: u64, mut end: u64) -> (u64, u64, bool) {
+        let mut failed = false;
+        loop {
+            let before = mark;
+            for index in 0..count {
+                let Some(status) = self.status(tag, index).filter(|status| status.state & DATA != 0) else { continue };
+                let Ok(mut left) = u64::try_from(status.result) else {
+                    failed = true;
+                    continue;
+                };
+                for segment in 0..usize::from(status.segments) {
+                    let (start, len) = match self.segment(tag, index, segment) {
+                        Some(segment) if status.segments > 1 => (segment.address.saturating_sub(base), segment.len),
+                        _ => (status.start.into(), status.len.into()),
+                    };
+                    // A result is not believed beyond what was asked for.
+                    let moved = len.min(left);
+                    left -= moved;
+                    if moved > 0 {
+                        end = end.max(start + moved);
+                        if start <= mark {
+                            mark = mark.max(start + moved);
+                        }
+                    }
+                }
+            }
+            if mark == before {
+                return (mark, end, failed);
+            }
+        }
+    }
+}
+
+/// Bytes from one tag to the next.
+fn stride(slots: u16) -> usize {
+    MARKS_BYTES + RECORD_BYTES + usize::from(slots) * SLOT_BYTES
+}
+
+const _: () = assert!(size_of::<Segment>() == 16 && RECORD_BYTES % 8 == 0 && STATUS_BYTES % 8 == 0 && SLOT_BYTES % 8 == 0);
