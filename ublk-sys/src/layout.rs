@@ -17,6 +17,7 @@ pub const TABLES: &[Table] = &[
     crate::io_uring::TIME_TYPES,
     crate::blkzoned::TABLE,
     crate::fs::TABLE,
+    crate::blkdev::TABLE,
 ];
 
 /// What is mirrored of one C header.

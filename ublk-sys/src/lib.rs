@@ -18,6 +18,7 @@
 //! | [`io_uring`] | `linux/io_uring.h`, in part, and `__kernel_timespec` of `linux/time_types.h` |
 //! | [`blkzoned`] | `linux/blkzoned.h`: `blk_zone` and its values |
 //! | [`fs`] | `linux/fs.h`: `LBMD_PI_*` |
+//! | [`blkdev`] | `linux/blkdev.h`, all of it: commands to block devices |
 //! | [`ioctl`] | `asm/ioctl.h`: `_IO`, `_IOR`, `_IOW`, `_IOWR` |
 //!
 //! All of it is also here at the root, [`layout`] excepted.
@@ -59,6 +60,7 @@
 #![forbid(unsafe_code)]
 #![allow(non_camel_case_types, reason = "every name is the C name")]
 
+pub mod blkdev;
 pub mod blkzoned;
 pub mod fs;
 pub mod io_uring;
@@ -66,6 +68,7 @@ pub mod ioctl;
 pub mod layout;
 pub mod ublk_cmd;
 
+pub use blkdev::*;
 pub use blkzoned::*;
 pub use fs::*;
 pub use io_uring::*;

@@ -280,6 +280,24 @@ pub enum SystemCall {
     IoUringEnter,
     /// `io_uring_register(2)` with `IORING_REGISTER_ENABLE_RINGS`. `EEXIST`: another thread enabled it.
     EnableRings,
+    /// `io_uring_register(2)` with `IORING_REGISTER_FILES2`. `EINVAL`: no slots at all, or more than 1,048,576. `EMFILE`: more than
+    /// this process may have descriptors. `EBUSY`: the ring has a table of files. `ENOMEM`: no memory. `EEXIST`, here and in
+    /// each registration below: another thread enabled the ring. `EACCES`, likewise: the ring is restricted, and may
+    /// not do this.
+    RegisterFiles,
+    /// `io_uring_register(2)` with `IORING_REGISTER_FILES_UPDATE`. `ENXIO`: the ring has no table of files. `EINVAL`: the slot is
+    /// past its end. `EBADF`: the descriptor is that of a ring. `ENOMEM`: no memory.
+    UpdateFiles,
+    /// `io_uring_register(2)` with `IORING_REGISTER_BUFFERS2`. `EINVAL`: no slots at all, or more than 16,384. `EBUSY`: the ring has a
+    /// table of buffers. `ENOMEM`: no memory.
+    RegisterBuffers,
+    /// `io_uring_register(2)` with `IORING_REGISTER_PBUF_RING`. `EINVAL`: the number of entries is no power of two or above
+    /// 32,768, or the kernel is older than Linux 6.12 and does not use up buffers piece by piece. `EEXIST`: also where the
+    /// group has buffers already. `ENOMEM`: no memory, or the locked-memory limit.
+    RegisterBufferRing,
+    /// `io_uring_register(2)` with `IORING_REGISTER_RESTRICTIONS`. `EBUSY`: the ring is restricted already. `EINVAL`: there
+    /// is something that this kernel does not know. `ENOMEM`: no memory.
+    Restrict,
     /// `mmap(2)` of anonymous memory. `ENOMEM`: the address space is limited. `EAGAIN`, here and below: `mlockall(2)` was
     /// called, and the locked-memory limit reached.
     MmapAnonymous,
@@ -315,6 +333,11 @@ impl fmt::Display for SystemCall {
             SystemCall::IoUringSetup => "io_uring_setup",
             SystemCall::IoUringEnter => "io_uring_enter",
             SystemCall::EnableRings => "io_uring_register(IORING_REGISTER_ENABLE_RINGS)",
+            SystemCall::RegisterFiles => "io_uring_register(IORING_REGISTER_FILES2)",
+            SystemCall::UpdateFiles => "io_uring_register(IORING_REGISTER_FILES_UPDATE)",
+            SystemCall::RegisterBuffers => "io_uring_register(IORING_REGISTER_BUFFERS2)",
+            SystemCall::RegisterBufferRing => "io_uring_register(IORING_REGISTER_PBUF_RING)",
+            SystemCall::Restrict => "io_uring_register(IORING_REGISTER_RESTRICTIONS)",
             SystemCall::MmapAnonymous => "mmap of memory",
             SystemCall::MmapRing => "mmap of the ring",
             SystemCall::MmapDescriptors => "mmap of the I/O descriptors",

@@ -42,6 +42,10 @@ impl fmt::Debug for Mapping {
 pub(crate) unsafe trait Plain: Copy {}
 
 // SAFETY: an integer.
+unsafe impl Plain for u16 {}
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+// SAFETY: an integer.
 unsafe impl Plain for u64 {}
 // SAFETY: integers only, and assert_layout! in ublk-sys shows that they fill the struct.
 unsafe impl Plain for ublksrv_ctrl_dev_info {}

@@ -19,11 +19,15 @@
 //! SQPOLL is not offered: the thread that polls would become the daemon of every tag, and `DEFER_TASKRUN` excludes it.
 //! IOPOLL is not offered: control commands are refused on such a ring.
 
+mod buffer_ring;
 mod cq;
 mod geometry;
 mod memory;
 mod op;
 mod position;
+mod provided;
+mod registered;
+mod restrictions;
 mod shared;
 mod sq;
 #[cfg(test)]
@@ -39,8 +43,10 @@ use ublk_sys::{
     IORING_SQ_CQ_OVERFLOW, io_uring_params,
 };
 
+pub use buffer_ring::{BufferRing, BufferUse};
 pub use cq::Completion;
-pub use op::{Entry, Op, WideOp};
+pub use op::{Entry, Op, OpFile, WideOp};
+pub use restrictions::Restrictions;
 
 use crate::errno::Errno;
 use crate::error::{Error, SystemCall};
@@ -255,6 +261,17 @@ impl<K: Kind> Ring<K> {
     #[must_use]
     pub fn staged(&self) -> u32 {
         self.sq.staged(&self.shared)
+    }
+
+    /// Whether `count` more operations can be staged.
+    ///
+    /// To be asked before the first operation of a chain ([`Op::linked`]) is pushed: a chain ends where a submission does, so it
+    /// has to be staged whole. Where it is not, submit first. (The kernel takes only a part of what is staged, and may cut a chain, where it
+    /// has no memory.)
+    #[must_use]
+    pub fn has_room(&self, count: u32) -> bool {
+        // The queue never has more staged than it has entries.
+        count <= self.submission_entries() - self.staged()
     }
 
     /// Stages an operation. The kernel sees it at the next [`submit`](Self::submit) or

@@ -10,8 +10,10 @@ use core::ptr::{self, NonNull};
 use core::time::Duration;
 
 use ublk_sys::{
-    IORING_ENTER_EXT_ARG, IORING_ENTER_REGISTERED_RING, IORING_REGISTER_ENABLE_RINGS, IORING_REGISTER_RING_FDS,
-    IORING_UNREGISTER_RING_FDS, io_uring_getevents_arg, io_uring_params, io_uring_rsrc_update,
+    IORING_ENTER_EXT_ARG, IORING_ENTER_REGISTERED_RING, IORING_REGISTER_BUFFERS2, IORING_REGISTER_ENABLE_RINGS,
+    IORING_REGISTER_FILES_UPDATE, IORING_REGISTER_FILES2, IORING_REGISTER_PBUF_RING, IORING_REGISTER_RESTRICTIONS,
+    IORING_REGISTER_RING_FDS, IORING_RSRC_REGISTER_SPARSE, IORING_UNREGISTER_RING_FDS, io_uring_buf_reg,
+    io_uring_getevents_arg, io_uring_params, io_uring_restriction, io_uring_rsrc_register, io_uring_rsrc_update,
 };
 
 use crate::errno::Errno;
@@ -211,6 +213,88 @@ pub(crate) fn unregister_ring(ring: &Fd, index: u32) -> Result<(), Errno> {
     // SAFETY: `argument` points to one io_uring_rsrc_update, borrowed for us alone while the kernel reads it.
     let returned =
         unsafe { libc::syscall(libc::SYS_io_uring_register, ring.0, IORING_UNREGISTER_RING_FDS, argument, 1_u32) };
+    counted(returned).map(|_| ())
+}
+
+/// A table of what a ring has registered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Registered {
+    /// Of files.
+    Files,
+    /// Of buffers.
+    Buffers,
+}
+
+/// `IORING_REGISTER_FILES2` or `IORING_REGISTER_BUFFERS2`: gives the ring a table of `count` empty slots.
+pub(crate) fn register_sparse(ring: &Fd, table: Registered, count: u32) -> Result<(), Errno> {
+    let operation = match table {
+        Registered::Files => IORING_REGISTER_FILES2,
+        Registered::Buffers => IORING_REGISTER_BUFFERS2,
+    };
+    let mut register = io_uring_rsrc_register::default();
+    register.nr = count;
+    register.flags = IORING_RSRC_REGISTER_SPARSE;
+    let argument: *const io_uring_rsrc_register = &register;
+    // SAFETY: `argument` points to one io_uring_rsrc_register, whose size is told, and which lives through the call; its
+    // addresses are 0.
+    let returned = unsafe {
+        libc::syscall(libc::SYS_io_uring_register, ring.0, operation, argument, size_of::<io_uring_rsrc_register>())
+    };
+    counted(returned).map(|_| ())
+}
+
+/// `IORING_REGISTER_FILES_UPDATE` of one slot of the ring's table of files; without a file it is emptied. How many slots were
+/// changed.
+pub(crate) fn update_file(ring: &Fd, index: u32, file: Option<&Fd>) -> Result<u32, Errno> {
+    let fd: c_int = file.map_or(-1, Fd::raw);
+    let mut update = io_uring_rsrc_update::default();
+    update.offset = index;
+    update.data = u64_from(ptr::from_ref(&fd).expose_provenance());
+    let argument: *const io_uring_rsrc_update = &update;
+    // SAFETY: `argument` points to one io_uring_rsrc_update, which names an array of one descriptor; both live through the
+    // call, in which alone the kernel reads them.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring.0, IORING_REGISTER_FILES_UPDATE, argument, 1_u32) };
+    counted(returned)
+}
+
+/// `IORING_REGISTER_PBUF_RING`: has the ring take the buffers of a group from a ring of `entries` of them at `address`.
+///
+/// # Safety
+///
+/// The `entries` entries at `address` stay as long as the ring may use them, and so does each buffer that one of them comes to
+/// name.
+pub(crate) unsafe fn register_buffer_ring(
+    ring: &Fd,
+    address: u64,
+    entries: u32,
+    group: u16,
+    flags: u16,
+) -> Result<(), Errno> {
+    let mut register = io_uring_buf_reg::default();
+    register.ring_addr = address;
+    register.ring_entries = entries;
+    register.bgid = group;
+    register.flags = flags;
+    let argument: *const io_uring_buf_reg = &register;
+    // SAFETY: `argument` points to one io_uring_buf_reg that lives through the call; the caller promises what it names.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring.0, IORING_REGISTER_PBUF_RING, argument, 1_u32) };
+    counted(returned).map(|_| ())
+}
+
+/// `IORING_REGISTER_RESTRICTIONS`: from when it is enabled the ring does nothing but this.
+pub(crate) fn restrict_ring(ring: &Fd, allowed: &[io_uring_restriction]) -> Result<(), Errno> {
+    // SAFETY: the restrictions live through the call, which only reads them, and their number is told.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            ring.0,
+            IORING_REGISTER_RESTRICTIONS,
+            allowed.as_ptr(),
+            allowed.len(),
+        )
+    };
     counted(returned).map(|_| ())
 }
 

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `include/uapi/linux/blkdev.h`: commands to block devices, as `IORING_OP_URING_CMD`.
+
+use crate::ioctl::_IO;
+use crate::layout::{Table, constants};
+
+constants! { COMMANDS:
+    /// Discards bytes of a block device: in the SQE `addr` says from which on, and `addr3` how many.
+    pub const BLOCK_URING_CMD_DISCARD: u32 = _IO(0x12, 0), since "6.12";
+}
+
+/// What is mirrored of `linux/blkdev.h`.
+pub(crate) const TABLE: Table = Table { header: "linux/blkdev.h", structs: &[], constants: &[COMMANDS] };

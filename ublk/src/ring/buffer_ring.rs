@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Buffers that a ring's operations take for themselves when there is something to put there.
+#![expect(
+    unsafe_code,
+    reason = "memory that the kernel writes whenever an operation has something: it is not unmapped"
+)]
+
+use ublk_sys::{
+    IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUF_MORE, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, IOU_PBUF_RING_INC,
+};
+
+use crate::error::{Error, SystemCall};
+use crate::ring::cq::Completion;
+use crate::ring::memory::BufferMemory;
+use crate::ring::provided::ProvidedQueue;
+use crate::syscall::{self, Fd};
+use crate::units::usize_from;
+
+/// How operations use the buffers of a [`BufferRing`] up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BufferUse {
+    /// Each takes a whole buffer, however little it puts there (Linux 5.19).
+    Whole,
+    /// Each takes what it fills; the next goes on behind it (`IOU_PBUF_RING_INC`, Linux 6.12).
+    Piecewise,
+}
+
+static_assertions::assert_impl_all!(BufferUse: Send, Sync);
+
+/// A group of provided buffers, registered with a ring (`struct io_uring_buf_ring`).
+///
+/// An operation of the ring that selects from the group ([`Op::provided`](super::Op::provided),
+/// [`Op::uring_cmd_multishot`](super::Op::uring_cmd_multishot)) takes a buffer when it has something to put there. Its completion
+/// says which; [`take`](BufferRing::take) copies the bytes out and gives the buffer back. With none left, the operation fails with
+/// `ENOBUFS`.
+///
+/// Dropping it leaks its memory, because the kernel writes there as long as the ring has such an operation, and ends what is
+/// under way later, on its own time. Who knows that there is none calls [`unmap`](BufferRing::unmap).
+#[derive(Debug)]
+pub struct BufferRing {
+    queue: ProvidedQueue,
+    group: u16,
+    /// The buffer that the kernel has used a part of, and how many bytes.
+    part: Option<(u16, u32)>,
+}
+
+static_assertions::assert_impl_all!(BufferRing: Send);
+static_assertions::assert_not_impl_any!(BufferRing: Sync, Clone);
+
+impl BufferRing {
+    /// Registers `count` buffers with the ring as the group `group`, and provides all of them.
+    pub(super) fn register(
+        ring: &Fd,
+        group: u16,
+        count: u16,
+        buffer_bytes: u32,
+        used: BufferUse,
+    ) -> Result<BufferRing, Error> {
+        let memory = BufferMemory::map(count, buffer_bytes)?;
+        let flags = match used {
+            BufferUse::Whole => 0,
+            BufferUse::Piecewise => IOU_PBUF_RING_INC,
+        };
+        let address = memory.address().unwrap_or(0);
+        // SAFETY: the entries, and the buffers that this type has them name, lie in `memory`, which is unmapped below, where the
+        // kernel did not take it, or by `unmap`, whose caller promises that the ring uses it no more (P1).
+        let registered = unsafe { syscall::register_buffer_ring(ring, address, count.into(), group, flags) };
+        if let Err(errno) = registered {
+            // SAFETY: the kernel did not take it.
+            unsafe { memory.unmap() };
+            return Err(SystemCall::RegisterBufferRing.failed(errno));
+        }
+        let mut buffers = BufferRing { queue: ProvidedQueue::new(memory), group, part: None };
+        for buffer in 0..count {
+            buffers.provide(buffer)?;
+        }
+        Ok(buffers)
+    }
+
+    /// The group's number on its ring.
+    #[must_use]
+    pub fn group(&self) -> u16 {
+        self.group
+    }
+
+    /// How many buffers there are. They have the ids from 0 on.
+    #[must_use]
+    pub fn count(&self) -> u16 {
+        self.queue.memory().entries()
+    }
+
+    /// Bytes of each buffer.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> u32 {
+        self.queue.memory().buffer_bytes()
+    }
+
+    /// Copies what a completion of this group brought into the start of `into`, and gives its buffer back once that is used
+    /// up; how many bytes. `None`: the completion has no buffer, or the operation put nothing there.
+    ///
+    /// To be called with each completion of the group that has a buffer, in the order in which they come: where buffers are used
+    /// piecewise, a completion does not say where its piece starts.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Invalid`]: `into` is too short; nothing was taken.
+    /// - [`Error::Implausible`]: the kernel named a buffer that there is not, or more bytes than it has.
+    pub fn take(&mut self, completion: &Completion, into: &mut [u8]) -> Result<Option<usize>, Error> {
+        let Some(buffer) = completion.buffer() else { return Ok(None) };
+        if buffer >= self.count() {
+            return Err(Error::Implausible { what: "the id of a provided buffer", value: buffer.into() });
+        }
+        let len = u32::try_from(completion.result).unwrap_or(0);
+        let start = match self.part {
+            Some((part, used)) if part == buffer => used,
+            _ => 0,
+        };
+        let end = start.checked_add(len).filter(|end| *end <= self.buffer_bytes());
+        let end = end.ok_or(Error::Implausible { what: "the bytes in a provided buffer", value: len.into() })?;
+        let bytes = into.get_mut(..usize_from(len));
+        let bytes = bytes.ok_or(Error::Invalid { what: "what a completion brought has room where it is taken to" })?;
+        self.read(buffer, start, bytes)?;
+        if completion.flags & IORING_CQE_F_BUF_MORE != 0 {
+            self.part = Some((buffer, end));
+        } else {
+            self.part = None;
+            self.provide(buffer)?;
+        }
+        Ok((len > 0).then_some(usize_from(len)))
+    }
+
+    /// Copies the bytes of a buffer from `offset` on, as many as `into` has. While the kernel has the buffer, they may be any.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: there is no such buffer, or it has no such bytes.
+    pub fn read(&self, buffer: u16, offset: u32, into: &mut [u8]) -> Result<(), Error> {
+        let read = self.queue.memory().read(buffer, offset, into);
+        read.ok_or(Error::Invalid { what: "what is read of a provided buffer lies within it" })
+    }
+
+    /// Gives the kernel this buffer, for the next operation that has something to put there.
+    ///
+    /// When the ring was made they were all given, and [`take`](BufferRing::take) gives them back. One that is given a second
+    /// time before it was used may be written to again before it was read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: there is no such buffer.
+    pub fn provide(&mut self, buffer: u16) -> Result<(), Error> {
+        self.queue.provide(buffer).ok_or(Error::Invalid { what: "there is a provided buffer of this id" })
+    }
+
+    /// Ends its memory, which is leaked otherwise.
+    ///
+    /// # Safety
+    ///
+    /// No operation that selects from this group is under way on the ring, and none will be: of each, the completion that says that
+    /// no more come was reaped.
+    pub unsafe fn unmap(self) {
+        // SAFETY: the kernel writes to the buffers only for such operations. It has the entries' pages to itself.
+        unsafe { self.queue.into_memory().unmap() };
+    }
+}
+
+/// What a completion says besides its result.
+impl Completion {
+    /// The id of the provided buffer that the operation put something into (`IORING_CQE_F_BUFFER`).
+    #[must_use]
+    pub const fn buffer(&self) -> Option<u16> {
+        const { assert!(IORING_CQE_BUFFER_SHIFT == 16) };
+        let [_, _, low, high] = self.flags.to_le_bytes();
+        if self.flags & IORING_CQE_F_BUFFER == 0 { None } else { Some(u16::from_le_bytes([low, high])) }
+    }
+
+    /// Whether the operation goes on, and completes again (`IORING_CQE_F_MORE`).
+    #[must_use]
+    pub const fn has_more(&self) -> bool {
+        self.flags & IORING_CQE_F_MORE != 0
+    }
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The queue of provided buffers, as its only writer sees it, and how its one shared word is ordered.
+//!
+//! The kernel keeps its own end of this queue to itself: which buffers it has taken, completions say.
+//!
+//! `tools/ring-model` compiles this file too, and weakens its ordering: see `shared`.
+
+use core::sync::atomic::Ordering;
+
+use crate::ring::memory::BufferMemory;
+
+/// Where this side of the queue stands. We move the tail; a counter of 16 bits that only goes forward and wraps at 2^16.
+#[derive(Debug)]
+pub(super) struct ProvidedQueue {
+    memory: BufferMemory,
+    /// One past the last entry written.
+    tail: u16,
+}
+
+impl ProvidedQueue {
+    /// The empty queue in new memory.
+    pub(super) fn new(memory: BufferMemory) -> ProvidedQueue {
+        ProvidedQueue { memory, tail: 0 }
+    }
+
+    pub(super) fn memory(&self) -> &BufferMemory {
+        &self.memory
+    }
+
+    pub(super) fn into_memory(self) -> BufferMemory {
+        self.memory
+    }
+
+    /// Gives the kernel this buffer; `None` where there is no such buffer.
+    ///
+    /// There is room for each buffer once. Where one is given twice, the kernel may use it twice.
+    pub(super) fn provide(&mut self, buffer: u16) -> Option<()> {
+        // The number of entries is a power of two, and divides 2^16.
+        self.memory.write_entry(self.tail & (self.memory.entries() - 1), buffer)?;
+        self.tail = self.tail.wrapping_add(1);
+        // ORDERING: Release pairs with the kernel's acquire in io_ring_buffer_select(): it sees the entry whole, and writes
+        // over the buffer only after we have read it.
+        self.memory.tail().store(self.tail, Ordering::Release);
+        Some(())
+    }
+}
