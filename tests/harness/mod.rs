@@ -11,7 +11,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use ublk::{Control, DeviceId, DeviceInfo, Error, Features, NewDevice, Params, Request, Server, StopHandle, Stopped};
+use ublk::mode::Mode;
+use ublk::{
+    Control, DeviceId, DeviceInfo, Error, Event, Features, NewDevice, Params, PreparedQueue, Request, Server,
+    StopHandle, Stopped,
+};
 
 /// A device that is live, served by a thread of this process.
 pub struct Served {
@@ -21,14 +25,36 @@ pub struct Served {
 }
 
 /// Serves a device; returns when it is live, or with the reason why it is not.
-pub fn serve<T>(device: NewDevice, params: Params, target: T) -> Result<Served, Error>
+pub fn serve<T, M: Mode>(device: NewDevice<M>, params: Params, target: T) -> Result<Served, Error>
 where
-    T: Fn(Request<'_>) + Send + Sync + 'static,
+    T: Fn(Request<'_, M>) + Send + Sync + 'static,
 {
+    serve_with(device, params, move |server, live| server.run(target, live))
+}
+
+/// As [`serve`], for a target whose queues are prepared, and which is given every event.
+pub fn serve_events<P, T, M: Mode>(
+    device: NewDevice<M>,
+    params: Params,
+    prepare: impl Fn(&mut PreparedQueue<M>) -> Result<P, Error> + Send + 'static,
+    target: T,
+) -> Result<Served, Error>
+where
+    P: Send,
+    T: Fn(&P, Event<'_, M>) + Send + Sync + 'static,
+{
+    serve_with(device, params, move |server, live| server.run_events(prepare, target, live))
+}
+
+fn serve_with<M: Mode>(
+    device: NewDevice<M>,
+    params: Params,
+    run: impl FnOnce(Server<M>, Box<dyn FnOnce(&DeviceInfo)>) -> Result<Stopped, Error> + Send + 'static,
+) -> Result<Served, Error> {
     let stop = StopHandle::new()?;
     let server = Server::new(device, params).stop_on(&stop);
     let (live, is_live) = mpsc::channel();
-    let thread = thread::spawn(move || server.run(target, move |info| live.send(*info).unwrap()));
+    let thread = thread::spawn(move || run(server, Box::new(move |info| live.send(*info).unwrap())));
     match is_live.recv() {
         Ok(info) => Ok(Served { info, stop, thread }),
         // The server dropped the sender: it never got so far.

@@ -14,8 +14,8 @@ use crate::device_info::{DeviceInfo, NewDevice, State};
 use crate::errno::Errno;
 use crate::error::Error;
 use crate::id::QueueId;
-use crate::params::Params;
 use crate::mode::{self, Mode};
+use crate::params::Params;
 use crate::queue::PreparedQueue;
 use crate::syscall::{self, Fd};
 

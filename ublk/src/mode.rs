@@ -43,10 +43,14 @@
 //! }
 //! ```
 
+use core::fmt;
+
+pub(crate) use sealed::Data;
+
 use crate::features::Features;
 
 /// How the data of a device's requests travels.
-pub trait Mode: sealed::Sealed {}
+pub trait Mode: sealed::Sealed + core::marker::Copy + Eq + fmt::Debug + Send + Sync {}
 
 /// The data of a request is in a buffer of the server's, the tag's own.
 pub trait Buffered: Mode {}
@@ -109,21 +113,21 @@ pub(crate) fn is_of<M: Mode>(features: Features) -> bool {
     FEATURES.iter().all(|feature| features.contains(*feature) == M::FEATURES.contains(*feature))
 }
 
-/// Where the driver has the data of a request that it delivers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Data {
-    /// In the tag's buffer, whose address goes with every command.
-    Buffer,
-    /// To be copied by call.
-    UserCopy,
-    /// To be copied by call, or registered by a command.
-    ByCommand,
-    /// To be copied by call, and registered already.
-    Registered,
-}
-
 pub(crate) mod sealed {
-    use super::{AutoRegister, Copy, Data, Features, UserCopy, ZeroCopy};
+    use super::{AutoRegister, Copy, Features, UserCopy, ZeroCopy};
+
+    /// Where the driver has the data of a request that it delivers.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Data {
+        /// In the tag's buffer, whose address goes with every command.
+        Buffer,
+        /// To be copied by call.
+        UserCopy,
+        /// To be copied by call, or registered by a command.
+        ByCommand,
+        /// To be copied by call, and registered already.
+        Registered,
+    }
 
     pub trait Sealed: 'static {
         /// What the device is asked for.

@@ -226,6 +226,7 @@ mod atomic;
 mod descriptors;
 mod mailbox;
 mod memory;
+mod operating;
 mod operations;
 mod references;
 mod request;
@@ -242,27 +243,28 @@ use core::time::Duration;
 
 use ublk_sys::{
     IORING_CQE_F_MORE, UBLK_AUTO_BUF_REG_FALLBACK, UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH,
-    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd, ublksrv_io_desc,
+    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd,
 };
 
 pub use operations::{Completed, Operations, RingFile};
 pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags};
 
 use crate::char_device::CharDevice;
-use crate::device_info::{DeviceInfo, MAX_OPERATIONS};
+use crate::device_info::DeviceInfo;
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent, SystemCall};
 use crate::features::Features;
 use crate::id::{QueueId, Tag};
 use crate::mode::{self, Data, Mode};
-use crate::ring::{Completion, DisabledRing, Local, Op, OpFile, Ring, Wake};
+use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
 use crate::syscall::{self, Fd};
-use crate::units::{u64_from, usize_from};
+use crate::units::usize_from;
 use descriptors::Descriptors;
 use mailbox::{Letter, LetterBox};
 use memory::{Memory, TagBuffer};
+use operating::OPERATION_BIT;
 use request::{Held, Moved, Work, failed};
-use table::{Mark, Record, SEGMENTS, Segment, Table};
+use table::{Mark, Table};
 use tag_set::TagSet;
 
 /// Features whose devices are served in another way.
@@ -279,15 +281,6 @@ const WAKE_USER_DATA: u64 = 1 << 32;
 
 /// User data of the poll of the mailbox's bell.
 const BELL_USER_DATA: u64 = 1 << 33;
-
-/// User data of an operation of the ring for a request has this bit, its tag at bit 0, and its index at bit 16.
-const OPERATION_BIT: u64 = 1 << 34;
-
-/// The index of the command that registers a request's pages, and of the one that gives them back.
-const REGISTER: u16 = u16::MAX;
-const UNREGISTER: u16 = u16::MAX - 1;
-
-const _: () = assert!(MAX_OPERATIONS < UNREGISTER);
 
 /// `POLLIN`: the descriptor can be read.
 const POLL_IN: u16 = 1;
@@ -702,34 +695,6 @@ impl<M: Mode> Queue<M> {
         Ok(self.next_completed()?.map(Event::Completed))
     }
 
-    /// A request whose operations have all completed.
-    fn next_completed(&self) -> Result<Option<Completed<'_, M>>, Error> {
-        let mut state = self.state()?;
-        let Some(tag) = state.completed.first() else { return Ok(None) };
-        state.completed.remove(tag);
-        drop(state);
-        let lost = Error::Implausible { what: "the tag of a completed operation", value: tag.raw().into() };
-        let record = self.table.record(tag).ok_or(lost)?;
-        Ok(Some(Completed::new(Request::new(self.held(tag, &record)?, self), record.count, record.label)))
-    }
-
-    /// What the server holds of a request whose operations have completed.
-    fn held(&self, tag: Tag, record: &Record) -> Result<Held, Error> {
-        let implausible = |(what, value)| Error::Implausible { what, value };
-        let mut descriptor = ublksrv_io_desc::default();
-        (descriptor.op_flags, descriptor.nr_sectors) = (record.op_flags, record.sectors);
-        descriptor.start_sector = record.start;
-        let work = Work::read(&descriptor, self.largest, M::DATA == Data::Registered).map_err(implausible)?;
-        // SAFETY: the tag is in `owned`, and its request's token was consumed by `start`; its operations have completed, and
-        // none of its commands is in flight (Q1, Q2). The new token is the only one.
-        let buffer = unsafe { self.lend_to_request(tag, &work) }.ok_or(implausible(("tag", tag.raw().into())))?;
-        let mut moved = Moved::default();
-        moved.mark = usize::try_from(record.mark).unwrap_or(0);
-        moved.end = usize::try_from(record.end).unwrap_or(usize::MAX);
-        moved.must_be_whole = record.must_be_whole != 0;
-        Ok(Held { tag, work, buffer, moved })
-    }
-
     /// The tag's buffer as far as it is the request's data: in copy mode.
     ///
     /// # Safety
@@ -805,61 +770,6 @@ impl<M: Mode> Queue<M> {
                 Err(self.refused(command, tag, Errno::from_raw(other)))
             }
         }
-    }
-
-    /// An operation of a request has completed, or a registration of its pages.
-    fn operation_ended(&self, state: &mut State, completion: Completion) -> Result<(), Error> {
-        // User data is looked up, not believed: only what was started can complete.
-        let unknown = Error::Implausible { what: "a completion's user data", value: completion.user_data };
-        let [t0, t1, i0, i1, ..] = completion.user_data.to_le_bytes();
-        let (tag, index) = (Tag::new(u16::from_le_bytes([t0, t1])), u16::from_le_bytes([i0, i1]));
-        if operation_user_data(tag, index) != completion.user_data {
-            return Err(unknown);
-        }
-        if index == UNREGISTER {
-            if !self.table.clear(tag, Mark::UNREGISTERING) {
-                return Err(unknown);
-            }
-            // The driver would wait for it for ever: so says whoever reads this.
-            return Errno::check(completion.result).map_err(|errno| self.refused(Command::UNREGISTER_IO_BUF, tag, errno));
-        }
-        if !self.table.has(tag, Mark::OPERATING) {
-            return Err(unknown);
-        }
-        if index == REGISTER {
-            if !self.table.clear(tag, Mark::REGISTERING) {
-                return Err(unknown);
-            }
-            if completion.result < 0 {
-                // The operations that were to use it have failed, or will.
-                self.table.clear(tag, Mark::REGISTERED);
-            }
-        } else {
-            self.table.end(tag, index, completion.result).ok_or(unknown)?;
-        }
-        let mut record = self.table.record(tag).filter(|record| record.left > 0).ok_or(unknown)?;
-        record.left -= 1;
-        self.table.set_record(tag, record).ok_or(unknown)?;
-        if record.left == 0 {
-            self.all_ended(state, tag, record);
-        }
-        Ok(())
-    }
-
-    /// Every operation of the tag's request has completed: counts what they have moved.
-    fn all_ended(&self, state: &mut State, tag: Tag, mut record: Record) {
-        let base = self.base(tag).unwrap_or(0);
-        let (mark, end, failed) = self.table.moved(tag, record.count, base, record.mark, record.end);
-        (record.mark, record.end) = (mark, end);
-        if failed {
-            record.must_be_whole = 1;
-        }
-        // The place was there when they were started.
-        let _ = self.table.set_record(tag, record);
-        if self.table.clear(tag, Mark::OPERATING) {
-            state.operating = state.operating.saturating_sub(1);
-        }
-        state.completed.insert(tag);
     }
 
     fn refused(&self, command: Command, tag: Tag, errno: Errno) -> Error {
@@ -1023,15 +933,7 @@ impl<M: Mode> Queue<M> {
     /// Stages the answer to a request whose token is gone.
     fn answer(&self, state: &mut State, tag: Tag, result: i32) -> Result<(), Error> {
         state.release(tag);
-        self.table.clear(tag, Mark::BOUNCED);
-        self.table.clear(tag, Mark::UNREGISTERED);
-        if self.table.clear(tag, Mark::REGISTERED) {
-            // Both are done by the driver as they are taken from the ring, in this order.
-            let index = tag.raw();
-            let op = self.registration(Command::UNREGISTER_IO_BUF, tag, index);
-            push(&mut state.ring, op, operation_user_data(tag, UNREGISTER))?;
-            self.table.set(tag, Mark::UNREGISTERING);
-        }
+        self.give_back(state, tag)?;
         self.stage(state, Command::COMMIT_AND_FETCH_REQ, tag, result)
     }
 
@@ -1076,235 +978,21 @@ impl<M: Mode> Queue<M> {
         if !state.in_flight.insert(tag) {
             return Err(Error::Invalid { what: "a tag has one command in flight at a time" });
         }
+        let mut addr = 0;
+        if M::DATA == Data::Registered {
+            let mut place = ublk_auto_buf_reg::default();
+            (place.index, place.flags) = (tag.raw(), UBLK_AUTO_BUF_REG_FALLBACK);
+            addr = ublk_auto_buf_reg_to_sqe_addr(&place);
+        }
         // SAFETY: the driver uses the tag's buffer because of this command, if any. The tag is in `in_flight` from here on, so by
         // Q1 the buffer stays mapped until the completion was taken. No TagBuffer of it is used any more, and no operation that
         // names it is under way: `commit` is called by the request that is being consumed, `commit_letter` when the detached one
         // has been answered, `fetch` before there is any, and `fail_forgotten` for a tag that is neither detached nor operating
         // when no Request can live (Q2). A buffer is as long as the device's largest request (`new`), or as any device's
         // (`adopt`). The char device is open as long as `self`.
-        let mut op = unsafe { Op::uring_cmd(&self.char_device, command.raw(), words(&sent)) };
-        if M::DATA == Data::Registered {
-            let mut place = ublk_auto_buf_reg::default();
-            (place.index, place.flags) = (tag.raw(), UBLK_AUTO_BUF_REG_FALLBACK);
-            op = op.with_addr(ublk_auto_buf_reg_to_sqe_addr(&place));
-        }
+        let op = unsafe { Op::uring_cmd_addr(&self.char_device, command.raw(), words(&sent), addr) };
         let commit_bit = if command == Command::COMMIT_AND_FETCH_REQ { COMMIT_BIT } else { 0 };
         push(&mut state.ring, op, u64::from(tag.raw()) | commit_bit)
-    }
-}
-
-/// What operations of a request name.
-impl<M: Mode> Queue<M> {
-    pub(super) fn table(&self) -> &Table {
-        &self.table
-    }
-
-    /// Whether operations find the data in the pages that are registered with the ring, and not in the tag's buffer.
-    fn is_registered(&self, tag: Tag) -> bool {
-        match M::DATA {
-            Data::Buffer | Data::UserCopy => false,
-            Data::ByCommand => true,
-            Data::Registered => !self.table.has(tag, Mark::UNREGISTERED),
-        }
-    }
-
-    /// The address of a request's first byte, as operations name it: in registered pages they count from 0.
-    fn base(&self, tag: Tag) -> Result<u64, Error> {
-        if self.is_registered(tag) { Ok(0) } else { self.memory.buffer_address(tag).ok_or(NO_TAG) }
-    }
-
-    /// As operations of this request name its first byte.
-    pub(super) fn data_address(&self, held: &Held) -> Result<u64, Error> {
-        let was_written = held.moved.end > 0 && !self.is_bounced(held.tag);
-        if was_written && M::DATA != Data::Buffer && !self.is_registered(held.tag) {
-            return Err(Error::Invalid { what: "the bytes of a READ are written by calls or by operations, not by both" });
-        }
-        self.base(held.tag)
-    }
-
-    /// Whether operations have moved the data through the tag's buffer.
-    pub(super) fn is_bounced(&self, tag: Tag) -> bool {
-        self.table.has(tag, Mark::BOUNCED)
-    }
-
-    /// An operation that moves these ranges of a request's data, which lie within it, as the table has them or is to have them.
-    pub(super) fn data_op(
-        &self,
-        tag: Tag,
-        index: u16,
-        operation: Operation,
-        file: OpFile<'_>,
-        offset: u64,
-        segments: &[Segment],
-    ) -> Result<Op, Error> {
-        let is_registered = self.is_registered(tag);
-        let reads = operation == Operation::READ;
-        let wrong = Error::Invalid { what: "an operation moves at most 4 GiB" };
-        if let [only] = segments {
-            let (addr, len) = (only.address, u32::try_from(only.len).map_err(|_| wrong)?);
-            // SAFETY: the bytes lie within the pages of the tag's request, which the kernel holds and checks against, or within
-            // the tag's buffer. That stays mapped until the operation has completed, and nobody else uses it: an operation is
-            // submitted by `start` alone, which has consumed the token and puts the tag into `operating` (Q1, Q2). A file that is
-            // registered is the ring's own.
-            return Ok(unsafe {
-                match (is_registered, reads) {
-                    (true, true) => Op::read_fixed(file, offset, addr, len, tag.raw()),
-                    (true, false) => Op::write_fixed(file, offset, addr, len, tag.raw()),
-                    (false, true) => Op::read(file, offset, addr, len),
-                    (false, false) => Op::write(file, offset, addr, len),
-                }
-            });
-        }
-        let count = u32::try_from(segments.len().min(SEGMENTS)).map_err(|_| wrong)?;
-        let list = self.table.segments_address(tag, index).ok_or(NO_TAG)?;
-        // SAFETY: as above of the bytes. The list stands in the table, which is unmapped when the buffers may be, and is not
-        // written between `start` and the operation's completion: no Operations of this tag exists then.
-        Ok(unsafe {
-            match (is_registered, reads) {
-                (true, true) => Op::read_vectored_fixed(file, offset, list, count, tag.raw()),
-                (true, false) => Op::write_vectored_fixed(file, offset, list, count, tag.raw()),
-                (false, true) => Op::read_vectored(file, offset, list, count),
-                (false, false) => Op::write_vectored(file, offset, list, count),
-            }
-        })
-    }
-
-    /// An operation that sends or receives a range of a request's data, which is in the tag's buffer.
-    pub(super) fn socket_op(
-        &self,
-        held: &Held,
-        operation: Operation,
-        socket: OpFile<'_>,
-        range: Range<usize>,
-    ) -> Result<Op, Error> {
-        let addr = self.data_address(held)? + u64_from(range.start);
-        let len = u32::try_from(range.len()).map_err(|_| NO_TAG)?;
-        let flags = syscall::WHOLE_MESSAGE;
-        // SAFETY: as in `data_op`: the bytes lie within the tag's buffer, as `M` is ThroughBuffer.
-        Ok(unsafe {
-            if operation == Operation::READ {
-                Op::recv(socket, addr, len, flags)
-            } else {
-                Op::send(socket, addr, len, flags)
-            }
-        })
-    }
-
-    /// An operation that waits for the time that stands at `address` in the table.
-    pub(super) fn timeout_op(&self, address: u64) -> Op {
-        // SAFETY: as in `data_op` of a list of ranges.
-        unsafe { Op::timeout(address, 0) }
-    }
-
-    /// Registers a request's pages as the ring's buffer `index`, or gives them back.
-    fn registration(&self, command: Command, tag: Tag, index: u16) -> Op {
-        let mut sent = ublksrv_io_cmd::default();
-        (sent.q_id, sent.tag, sent.addr) = (self.id.raw(), tag.raw(), index.into());
-        // SAFETY: the command names an entry of the ring's table, and no memory of this process.
-        unsafe { Op::uring_cmd(&self.char_device, command.raw(), words(&sent)) }
-    }
-
-    /// Starts the operations that the table has of a request, whose token is consumed.
-    pub(super) fn start(&self, held: Held, count: u16, label: u64) {
-        // It cannot be borrowed: see `state`.
-        let Ok(mut state) = self.state() else { return };
-        let Held { tag, work, buffer, moved } = held;
-        // The buffer is the kernel's until the operations have completed.
-        drop(buffer);
-        let moves_data = (0..count).any(|index| self.table.is_data(tag, index));
-        let is_write = work.operation == Operation::WRITE;
-        let mut record = Record {
-            op_flags: u32::from(work.operation.raw()) | work.flags.bits(),
-            sectors: work.sectors,
-            start: work.start.raw(),
-            label,
-            mark: u64_from(moved.mark),
-            end: u64_from(moved.end),
-            count,
-            left: 0,
-            must_be_whole: u32::from(moved.must_be_whole || moves_data && is_write),
-        };
-        let refused = if moves_data { self.make_ready(&mut state, tag, &work, &mut record) } else { Ok(()) };
-        let started = refused.and_then(|()| self.push_operations(&mut state, tag, &mut record));
-        if let Err(errno) = started {
-            (0..count).filter(|index| !self.table.is_under_way(tag, *index)).for_each(|index| {
-                self.table.refuse(tag, index, failed(errno));
-            });
-        }
-        // The place is there: the tag's operations are.
-        let _ = self.table.set_record(tag, record);
-        if record.left > 0 {
-            self.table.set(tag, Mark::OPERATING);
-            state.operating += 1;
-        } else {
-            self.all_ended(&mut state, tag, record);
-        }
-    }
-
-    /// Has the data of a request where its operations look for it.
-    fn make_ready(&self, state: &mut State, tag: Tag, work: &Work, record: &mut Record) -> Result<(), Errno> {
-        if M::DATA == Data::Buffer {
-            return Ok(());
-        }
-        if !self.is_registered(tag) {
-            let is_new = self.table.set(tag, Mark::BOUNCED);
-            if is_new && work.operation == Operation::WRITE {
-                // SAFETY: the token was consumed, nothing of the tag is under way, and the result is gone when this returns.
-                let mut buffer = unsafe { self.memory.lend(tag, work.data_len()) }.ok_or(Errno::ENOMEM)?;
-                self.copy_in(tag, 0..work.data_len(), buffer.bytes_mut())?;
-            }
-            return Ok(());
-        }
-        if M::DATA == Data::ByCommand && self.table.set(tag, Mark::REGISTERED) {
-            // The driver registers as the command is taken from the ring, before the kernel looks at what comes after it. If it
-            // fails, the operations find nothing there, and fail with EFAULT.
-            let op = self.registration(Command::REGISTER_IO_BUF, tag, tag.raw());
-            if push(&mut state.ring, op, operation_user_data(tag, REGISTER)).is_err() {
-                self.table.clear(tag, Mark::REGISTERED);
-                return Err(Errno::EAGAIN);
-            }
-            self.table.set(tag, Mark::REGISTERING);
-            record.left += 1;
-        }
-        Ok(())
-    }
-
-    fn push_operations(&self, state: &mut State, tag: Tag, record: &mut Record) -> Result<(), Errno> {
-        // A chain that is submitted in two parts is two chains.
-        if !state.ring.has_room(record.count.into()) {
-            state.ring.submit().map_err(|_| Errno::EAGAIN)?;
-        }
-        for index in 0..record.count {
-            let entry = self.table.entry(tag, index).ok_or(Errno::EINVAL)?;
-            // SAFETY: the table has it from an Op of this request (Operations), whose promises are kept: see `data_op`.
-            let op = unsafe { Op::from_raw(entry.sqe) };
-            push(&mut state.ring, op, operation_user_data(tag, index)).map_err(|_| Errno::EAGAIN)?;
-            self.table.begin(tag, index).ok_or(Errno::EINVAL)?;
-            record.left += 1;
-        }
-        Ok(())
-    }
-
-    /// What the driver is told of a request that is completed. Of a READ, no byte is left that nobody put there.
-    pub(super) fn settle(&self, held: &mut Held) -> i32 {
-        if M::DATA == Data::Buffer {
-            return held.completed_in_buffer();
-        }
-        let settled = held.completed().and_then(|(result, rest)| {
-            if held.work.operation == Operation::READ && self.is_bounced(held.tag) {
-                let len = held.work.data_len();
-                // SAFETY: the token is being consumed, its operations have completed, and the result is gone when this returns.
-                let mut buffer = unsafe { self.memory.lend(held.tag, len) }.ok_or(Errno::ENOMEM)?;
-                if let Some(rest) = buffer.bytes_mut().get_mut(rest) {
-                    rest.fill(0);
-                }
-                self.copy_out(held.tag, 0, buffer.bytes())?;
-            } else {
-                self.zero_out(held.tag, rest)?;
-            }
-            Ok(result)
-        });
-        settled.unwrap_or_else(failed)
     }
 }
 
@@ -1313,11 +1001,6 @@ const SUBMISSIONS: u32 = 4096;
 const COMPLETIONS: u32 = 32_768;
 
 const NO_TAG: Error = Error::Invalid { what: "a tag is below the queue's depth" };
-
-/// User data of an operation of a tag's request.
-fn operation_user_data(tag: Tag, index: u16) -> u64 {
-    OPERATION_BIT | u64::from(index) << 16 | u64::from(tag.raw())
-}
 
 /// Stages an entry. Where the ring is full, what is staged is submitted first.
 fn push(ring: &mut Ring<Local>, op: Op, user_data: u64) -> Result<(), Error> {

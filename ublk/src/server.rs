@@ -23,12 +23,13 @@ use crate::errno::Errno;
 use crate::error::{Command, Error, SystemCall};
 use crate::features::Features;
 use crate::id::QueueId;
+use crate::mode::{self, Mode};
 use crate::params::Params;
-use crate::queue::Request;
+use crate::queue::{Event, PreparedQueue, Request};
 use crate::signals::Signals;
 use daemon::{Daemon, Report, Shared};
 use session::Session;
-use stop::{Event, Wakeups};
+use stop::{Bell, Wakeups};
 
 /// A server for one device.
 ///
@@ -92,8 +93,8 @@ use stop::{Event, Wakeups};
 /// ```
 #[derive(Debug)]
 #[must_use]
-pub struct Server {
-    device: NewDevice,
+pub struct Server<M: Mode = mode::Copy> {
+    device: NewDevice<M>,
     params: Params,
     on_signals: bool,
     handle: Option<StopHandle>,
@@ -106,9 +107,9 @@ static_assertions::assert_impl_all!(Server: Send, Sync);
 /// How long a server that is to stop waits while its target answers nothing, unless it is told otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-impl Server {
+impl<M: Mode> Server<M> {
     /// A server for a device that is yet to be added.
-    pub const fn new(device: NewDevice, params: Params) -> Server {
+    pub const fn new(device: NewDevice<M>, params: Params) -> Server<M> {
         Server { device, params, on_signals: false, handle: None, patience: PATIENCE, pinned: false }
     }
 
@@ -119,13 +120,13 @@ impl Server {
     /// [`Signals::block`](crate::Signals::block) first of all in `main`, and keeps the value: any thread that has not blocked them
     /// lets the signal end the process, and the device stays. One server of a process gets a signal; several are stopped with
     /// one [`StopHandle`]. A program that is run meanwhile inherits the block.
-    pub const fn stop_on_signals(mut self) -> Server {
+    pub const fn stop_on_signals(mut self) -> Server<M> {
         self.on_signals = true;
         self
     }
 
     /// Stops when this handle says so.
-    pub fn stop_on(mut self, handle: &StopHandle) -> Server {
+    pub fn stop_on(mut self, handle: &StopHandle) -> Server<M> {
         self.handle = Some(handle.clone());
         self
     }
@@ -133,14 +134,14 @@ impl Server {
     /// Sets how long a server that is to stop waits while its target gets and answers no request: 30 s unless set. What is not answered
     /// then fails with `EIO`. A target that is slow, and answers one request after the other, is waited for as long as it takes:
     /// the page cache is written back before the disk is gone.
-    pub const fn stop_patience(mut self, patience: Duration) -> Server {
+    pub const fn stop_patience(mut self, patience: Duration) -> Server<M> {
         self.patience = patience;
         self
     }
 
     /// Has the thread of each queue run on the CPUs that the block layer gives to the queue, and on no others
     /// (`UBLK_U_CMD_GET_QUEUE_AFFINITY`, `sched_setaffinity(2)`).
-    pub const fn pin_queues(mut self) -> Server {
+    pub const fn pin_queues(mut self) -> Server<M> {
         self.pinned = true;
         self
     }
@@ -171,7 +172,35 @@ impl Server {
     ///   [`SystemCall::SetAffinity`].
     pub fn run<T, S>(self, target: T, started: S) -> Result<Stopped, Error>
     where
-        T: Fn(Request<'_>) + Sync,
+        T: Fn(Request<'_, M>) + Sync,
+        S: FnOnce(&DeviceInfo),
+    {
+        let target = |(): &(), event: Event<'_, M>| match event {
+            Event::Request(request) => target(request),
+            // Whoever starts operations asks for events.
+            Event::Completed(completed) => completed.finish(),
+        };
+        self.run_events(|_| Ok(()), target, started)
+    }
+
+    /// As [`run`](Server::run), for a target that has [operations](crate::Operations) of the queues' rings under way.
+    ///
+    /// `prepare` is called for each queue before any is fetched, by the calling thread: to
+    /// [register files](PreparedQueue::register_file), for instance. What it returns goes to the queue's thread, and `target` is
+    /// given it with each event of that queue.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Server::run), and those of `prepare`.
+    pub fn run_events<P, T, S>(
+        self,
+        prepare: impl Fn(&mut PreparedQueue<M>) -> Result<P, Error>,
+        target: T,
+        started: S,
+    ) -> Result<Stopped, Error>
+    where
+        P: Send,
+        T: Fn(&P, Event<'_, M>) + Sync,
         S: FnOnce(&DeviceInfo),
     {
         let outlives = [Features::USER_RECOVERY, Features::USER_RECOVERY_REISSUE, Features::USER_RECOVERY_FAIL_IO];
@@ -183,8 +212,8 @@ impl Server {
         let shared = Shared {
             target,
             panicked: AtomicBool::new(false),
-            news: Event::new()?,
-            abandon: Event::new()?,
+            news: Bell::new()?,
+            abandon: Bell::new()?,
             starting: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             moved: AtomicU64::new(0),
@@ -195,7 +224,9 @@ impl Server {
         for id in (0..device.info().queues()).map(QueueId::new) {
             let info = *device.info();
             let cpus = if self.pinned { Some(device.control().queue_affinity(info.id(), id)?) } else { None };
-            daemons.push(Daemon { queue: device.queue(id)?, cpus });
+            let mut queue = device.queue(id)?;
+            let own = prepare(&mut queue)?;
+            daemons.push(Daemon { queue, own, cpus });
         }
 
         let (report, reports) = mpsc::channel();

@@ -375,6 +375,36 @@ pub(crate) fn char_device_numbers(file: &Fd) -> Option<(u32, u32)> {
     (stat.st_mode & libc::S_IFMT == libc::S_IFCHR).then(|| (libc::major(stat.st_rdev), libc::minor(stat.st_rdev)))
 }
 
+/// `pread(2)` of as many bytes as `into` has, from `offset` on; how many came.
+pub(crate) fn pread(file: &Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: `into` has its bytes, borrowed for us alone while the kernel writes them.
+    let read = unsafe { libc::pread(file.0, into.as_mut_ptr().cast(), into.len(), offset) };
+    usize::try_from(read).map_err(|_| last_errno())
+}
+
+/// `pwritev(2)` of these pieces, one after the other, from `offset` on; how many bytes went.
+pub(crate) fn pwrite<const N: usize>(file: &Fd, pieces: &[&[u8]; N], offset: u64) -> Result<usize, Errno> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+    let vectors = pieces.map(|piece| libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
+    let count = const { small::<N>() };
+    // SAFETY: `vectors` has its `count` elements through the call, and each names the bytes of a slice that is borrowed as long.
+    // The kernel only reads all of them.
+    let written = unsafe { libc::pwritev(file.0, vectors.as_ptr(), count, offset) };
+    usize::try_from(written).map_err(|_| last_errno())
+}
+
+/// `N` in the type that pwritev(2) has for it.
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "asserted")]
+const fn small<const N: usize>() -> c_int {
+    const { assert!(N <= 1024) };
+    N as c_int
+}
+
+/// `MSG_WAITALL | MSG_NOSIGNAL`: all of it, and no SIGPIPE.
+#[expect(clippy::as_conversions, clippy::cast_sign_loss, reason = "two positive constants of libc")]
+pub(crate) const WHOLE_MESSAGE: u32 = (libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32;
+
 /// `fallocate(2)` of `len` bytes at `offset`, in this mode.
 #[cfg(feature = "std")]
 pub(crate) fn fallocate(file: c_int, mode: c_int, offset: u64, len: u64) -> Result<(), Errno> {

@@ -91,11 +91,6 @@ impl Memory {
         &self.header().mailbox
     }
 
-    /// Bytes of each buffer.
-    pub(super) fn buffer_len(&self) -> usize {
-        self.header().len
-    }
-
     /// The letter box of `tag`; `None` for a tag that the queue has not.
     pub(super) fn letter_box(&self, tag: Tag) -> Option<&LetterBox> {
         if tag.raw() >= self.header().depth {

@@ -42,7 +42,6 @@ use crate::errno::Errno;
 use crate::error::Error;
 use crate::id::QueueId;
 use crate::mode::{self, Mode, ThroughBuffer};
-use crate::queue::Queue;
 use crate::queue::request::{Operation, Request};
 use crate::queue::table::{Entry, Kind, SEGMENTS, Segment};
 use crate::ring::{Op, OpFile};
@@ -79,7 +78,8 @@ impl<M: Mode> fmt::Debug for Operations<'_, M> {
     }
 }
 
-const OUTSIDE: Error = Error::Invalid { what: "an operation moves bytes of the request's own data, into a READ or out of a WRITE" };
+const OUTSIDE: Error =
+    Error::Invalid { what: "an operation moves bytes of the request's own data, into a READ or out of a WRITE" };
 
 impl<'q, M: Mode> Operations<'q, M> {
     pub(super) fn new(request: Request<'q, M>) -> Operations<'q, M> {
@@ -221,7 +221,7 @@ impl<'q, M: Mode> Operations<'q, M> {
     ///
     /// `IORING_OP_POLL_ADD` (Linux 5.1). Its result is the events that came.
     pub fn poll(&mut self, file: RingFile, events: u16) -> Result<(), Error> {
-        self.plain(file, |file| Op::poll_add_to(file, events))
+        self.plain(file, |file| Op::poll_add(file, events))
     }
 
     /// Waits for this time.
@@ -265,7 +265,7 @@ impl<'q, M: Mode> Operations<'q, M> {
     /// Starts the operations. The request comes back with [`Event::Completed`](crate::Event::Completed) when all of them have
     /// completed; at once where there are none.
     ///
-    /// They go to the kernel with the next [`Queue::wait`], in the one system call that it makes. In user copy the data of a
+    /// They go to the kernel with the next [`Queue::wait`](crate::Queue::wait), in the one system call that it makes. In user copy the data of a
     /// WRITE is copied here, which is a `pread(2)`: the char device does not complete such an operation of the ring at once,
     /// so that a thread of the kernel's would have to.
     pub fn submit(self) {
@@ -274,7 +274,13 @@ impl<'q, M: Mode> Operations<'q, M> {
         queue.start(request.into_held(), count, label);
     }
 
-    fn data(&mut self, operation: Operation, file: RingFile, offset: u64, ranges: &[Range<usize>]) -> Result<(), Error> {
+    fn data(
+        &mut self,
+        operation: Operation,
+        file: RingFile,
+        offset: u64,
+        ranges: &[Range<usize>],
+    ) -> Result<(), Error> {
         let held = self.request.held();
         if ranges.is_empty() || ranges.len() > SEGMENTS {
             return Err(Error::Invalid { what: "an operation moves 1 to 16 ranges" });

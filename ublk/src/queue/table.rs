@@ -6,11 +6,13 @@
 //!                             └ status │ operation │ ranges, which the kernel reads
 //! ```
 
+#![expect(unsafe_code, reason = "says which of its structs are plain integers; accesses nothing itself")]
+
 use ublk_sys::io_uring_sqe;
 
 use crate::error::Error;
 use crate::id::Tag;
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, Plain};
 use crate::units::usize_from;
 
 /// Ranges that one operation can have.
@@ -27,6 +29,15 @@ pub(crate) struct Segment {
 impl Segment {
     pub(super) const EMPTY: Segment = Segment { address: 0, len: 0 };
 }
+
+// SAFETY: integers only, 16 bytes that both fill (asserted below).
+unsafe impl Plain for Segment {}
+// SAFETY: integers only, which fill the struct: 2 of 4 bytes, 4 of 8, 2 of 2 and one of 4 (asserted below).
+unsafe impl Plain for Record {}
+// SAFETY: integers only, which fill the struct: 4, 2, 2, 4 and 4 bytes (asserted below).
+unsafe impl Plain for Status {}
+// SAFETY: integers only, and assert_layout! in ublk-sys shows that they fill the struct.
+unsafe impl Plain for io_uring_sqe {}
 
 /// What holds of a tag, a bit each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +123,8 @@ const SLOT_BYTES: usize = STATUS_BYTES + OP_BYTES + SEGMENTS * size_of::<Segment
 /// What is remembered of all tags.
 #[derive(Debug)]
 pub(super) struct Table {
-    mapping: Mapping,
+    /// `None` once it is leaked.
+    mapping: Option<Mapping>,
     depth: u16,
     /// Operations of a tag.
     slots: u16,
@@ -122,7 +134,15 @@ impl Table {
     /// Room for `slots` operations of each of `depth` tags.
     pub(super) fn map(depth: u16, slots: u16) -> Result<Table, Error> {
         let len = usize::from(depth) * stride(slots);
-        Ok(Table { mapping: Mapping::anonymous(len)?, depth, slots })
+        Ok(Table { mapping: Some(Mapping::anonymous(len)?), depth, slots })
+    }
+
+    fn read<T: Plain>(&self, place: usize) -> Option<T> {
+        self.mapping.as_ref()?.read(place)
+    }
+
+    fn write<T: Plain>(&self, place: usize, value: T) -> Option<()> {
+        self.mapping.as_ref()?.write(place, value)
     }
 
     fn marks_offset(&self, tag: Tag) -> Option<usize> {
@@ -140,7 +160,7 @@ impl Table {
 
     /// Whether it holds.
     pub(super) fn has(&self, tag: Tag, mark: Mark) -> bool {
-        self.marks_offset(tag).and_then(|place| self.mapping.read::<u64>(place)).is_some_and(|marks| marks & mark.0 != 0)
+        self.marks_offset(tag).and_then(|place| self.read::<u64>(place)).is_some_and(|marks| marks & mark.0 != 0)
     }
 
     /// It holds from now on; false where it did already, or there is no such tag.
@@ -155,29 +175,29 @@ impl Table {
 
     fn change(&self, tag: Tag, change: impl FnOnce(u64) -> Option<u64>) -> bool {
         let Some(place) = self.marks_offset(tag) else { return false };
-        let changed = self.mapping.read(place).and_then(change);
-        changed.and_then(|marks| self.mapping.write(place, marks)).is_some()
+        let changed = self.read(place).and_then(change);
+        changed.and_then(|marks| self.write(place, marks)).is_some()
     }
 
     pub(super) fn record(&self, tag: Tag) -> Option<Record> {
-        self.mapping.read(self.record_offset(tag)?)
+        self.read(self.record_offset(tag)?)
     }
 
     pub(super) fn set_record(&self, tag: Tag, record: Record) -> Option<()> {
-        self.mapping.write(self.record_offset(tag)?, record)
+        self.write(self.record_offset(tag)?, record)
     }
 
     fn status(&self, tag: Tag, index: u16) -> Option<Status> {
-        self.mapping.read(self.slot_offset(tag, index)?)
+        self.read(self.slot_offset(tag, index)?)
     }
 
     fn set_status(&self, tag: Tag, index: u16, status: Status) -> Option<()> {
-        self.mapping.write(self.slot_offset(tag, index)?, status)
+        self.write(self.slot_offset(tag, index)?, status)
     }
 
     pub(super) fn entry(&self, tag: Tag, index: u16) -> Option<Entry> {
         let status = self.status(tag, index)?;
-        let sqe = self.mapping.read(self.slot_offset(tag, index)? + STATUS_BYTES)?;
+        let sqe = self.read(self.slot_offset(tag, index)? + STATUS_BYTES)?;
         Some(Entry {
             kind: if status.state & DATA == 0 { Kind::Other } else { Kind::Data },
             sqe,
@@ -198,7 +218,7 @@ impl Table {
             len: small(entry.len)?,
         };
         self.set_status(tag, index, status)?;
-        self.mapping.write(self.slot_offset(tag, index)? + STATUS_BYTES, entry.sqe)
+        self.write(self.slot_offset(tag, index)? + STATUS_BYTES, entry.sqe)
     }
 
     fn segments_offset(&self, tag: Tag, index: u16) -> Option<usize> {
@@ -207,13 +227,13 @@ impl Table {
 
     /// Where the kernel finds the ranges of an operation.
     pub(super) fn segments_address(&self, tag: Tag, index: u16) -> Option<u64> {
-        self.mapping.address(self.segments_offset(tag, index)?, SEGMENTS * size_of::<Segment>())
+        self.mapping.as_ref()?.address(self.segments_offset(tag, index)?, SEGMENTS * size_of::<Segment>())
     }
 
     pub(super) fn set_segments(&self, tag: Tag, index: u16, segments: &[Segment]) -> Option<()> {
         let mut offset = self.segments_offset(tag, index)?;
         for segment in segments.iter().take(SEGMENTS) {
-            self.mapping.write(offset, *segment)?;
+            self.write(offset, *segment)?;
             offset += size_of::<Segment>();
         }
         Some(())
@@ -221,7 +241,7 @@ impl Table {
 
     fn segment(&self, tag: Tag, index: u16, segment: usize) -> Option<Segment> {
         let offset = self.segments_offset(tag, index)?;
-        (segment < SEGMENTS).then(|| offset + segment * size_of::<Segment>()).and_then(|place| self.mapping.read(place))
+        (segment < SEGMENTS).then(|| offset + segment * size_of::<Segment>()).and_then(|place| self.read(place))
     }
 
     /// The operation goes to the kernel.
@@ -247,8 +267,8 @@ impl Table {
     }
 
     /// Never unmaps: the kernel may still read ranges.
-    pub(super) fn leak(&self) {
-        self.mapping.leak_later();
+    pub(super) fn leak(&mut self) {
+        self.mapping.take().map(Mapping::leak).unwrap_or_default();
     }
 
     /// The operation was not started, for this reason.
@@ -303,4 +323,4 @@ fn stride(slots: u16) -> usize {
     MARKS_BYTES + RECORD_BYTES + usize::from(slots) * SLOT_BYTES
 }
 
-const _: () = assert!(size_of::<Segment>() == 16 && RECORD_BYTES % 8 == 0 && STATUS_BYTES % 8 == 0 && SLOT_BYTES % 8 == 0);
+const _: () = assert!(size_of::<Segment>() == 16 && RECORD_BYTES == 48 && STATUS_BYTES == 16 && SLOT_BYTES % 8 == 0);

@@ -464,6 +464,23 @@ impl Op {
 /// The descriptor of an operation that is about no file.
 const NO_FILE: i32 = -1;
 
+impl Op {
+    /// The entry, but for its user data.
+    pub(crate) const fn as_raw(&self) -> &io_uring_sqe {
+        &self.sqe
+    }
+
+    /// The operation whose entry this is.
+    ///
+    /// # Safety
+    ///
+    /// It is what [`as_raw`](Op::as_raw) gave of an operation, flags that link it to others apart, and what that operation's maker
+    /// promised is kept for this one.
+    pub(crate) const unsafe fn from_raw(sqe: io_uring_sqe) -> Op {
+        Op { sqe }
+    }
+}
+
 impl WideOp {
     /// A command to the file's own driver (`IORING_OP_URING_CMD`, Linux 5.19), with the first 32 of the 80 bytes of its
     /// command area, which stand at bytes 48 to 79 of the entry: the area starts in the first half and goes on in the

@@ -7,13 +7,14 @@ use std::sync::mpsc;
 use crate::device::Device;
 use crate::device_info::DeviceInfo;
 use crate::error::Error;
+use crate::mode::Mode;
 use crate::server::daemon::{LEAVE_PATIENCE, Report, Shared};
 use crate::server::stop::{Stopped, Wakeups};
 
 /// The time in which the threads of the queues run. Ends them on every way out, so that the scope that waits for them
 /// ends too.
-pub(super) struct Session<'s, T> {
-    device: &'s mut Device,
+pub(super) struct Session<'s, T, M: Mode> {
+    device: &'s mut Device<M>,
     shared: &'s Shared<T>,
     wakeups: &'s Wakeups,
     reports: &'s mpsc::Receiver<Report>,
@@ -27,13 +28,13 @@ pub(super) struct Session<'s, T> {
     over: bool,
 }
 
-impl<'s, T> Session<'s, T> {
+impl<'s, T, M: Mode> Session<'s, T, M> {
     pub(super) fn new(
-        device: &'s mut Device,
+        device: &'s mut Device<M>,
         shared: &'s Shared<T>,
         wakeups: &'s Wakeups,
         reports: &'s mpsc::Receiver<Report>,
-    ) -> Session<'s, T> {
+    ) -> Session<'s, T, M> {
         Session { device, shared, wakeups, reports, running: 0, fetched: 0, failed: Ok(()), over: false }
     }
 
@@ -183,7 +184,7 @@ fn note(report: Report, running: &mut usize, fetched: &mut usize, failed: &mut R
     }
 }
 
-impl<T> Drop for Session<'_, T> {
+impl<T, M: Mode> Drop for Session<'_, T, M> {
     fn drop(&mut self) {
         // A queue that is fetched after its device was stopped would not notice on Linux 6.12.
         self.wait_for_fetches();

@@ -38,14 +38,14 @@ impl fmt::Display for Stopped {
 
 /// An eventfd: readable once notified.
 #[derive(Debug)]
-pub(super) struct Event {
+pub(super) struct Bell {
     fd: Fd,
 }
 
-impl Event {
-    pub(super) fn new() -> Result<Event, Error> {
+impl Bell {
+    pub(super) fn new() -> Result<Bell, Error> {
         let fd = syscall::eventfd().map_err(|errno| SystemCall::Eventfd.failed(errno))?;
-        Ok(Event { fd })
+        Ok(Bell { fd })
     }
 
     pub(super) fn fd(&self) -> &Fd {
@@ -64,7 +64,7 @@ impl Event {
 #[must_use]
 pub struct StopHandle {
     /// Never read, so that it stays readable.
-    event: Arc<Event>,
+    event: Arc<Bell>,
 }
 
 static_assertions::assert_impl_all!(StopHandle: Send, Sync);
@@ -76,7 +76,7 @@ impl StopHandle {
     ///
     /// [`Error::System`] with [`SystemCall::Eventfd`]: the process has no descriptor left.
     pub fn new() -> Result<StopHandle, Error> {
-        Ok(StopHandle { event: Arc::new(Event::new()?) })
+        Ok(StopHandle { event: Arc::new(Bell::new()?) })
     }
 
     /// Asks the server to stop. It returns at once; the server's `run` returns when the device is gone.
@@ -94,7 +94,7 @@ pub(super) struct Wakeups {
 
 impl Wakeups {
     /// Waits for news of a thread, or for a reason to stop, which is returned.
-    pub(super) fn wait(&self, news: &Event) -> Result<Option<Stopped>, Error> {
+    pub(super) fn wait(&self, news: &Bell) -> Result<Option<Stopped>, Error> {
         self.poll(news, None, None, true)
     }
 
@@ -102,7 +102,7 @@ impl Wakeups {
     /// with `stops`.
     pub(super) fn wait_or(
         &self,
-        news: &Event,
+        news: &Bell,
         other: &Fd,
         time: Option<Duration>,
         stops: bool,
@@ -112,7 +112,7 @@ impl Wakeups {
 
     fn poll(
         &self,
-        news: &Event,
+        news: &Bell,
         other: Option<&Fd>,
         time: Option<Duration>,
         stops: bool,
