@@ -12,6 +12,10 @@ use crate::error::Error;
 use crate::features::Features;
 use crate::id::DeviceId;
 
+/// Bytes of an I/O descriptor, where nothing else was asked for.
+const DESCRIPTOR_BYTES: u16 = 24;
+const _: () = assert!(size_of::<ublksrv_io_desc>() == 24);
+
 /// What a device is doing (`UBLK_S_*`, `ublksrv_ctrl_dev_info.state`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct State(u16);
@@ -146,7 +150,7 @@ impl DeviceInfo {
         if self.features().contains(Features::IO_DESC_SIZE) {
             self.0.io_desc_size.into()
         } else {
-            size_of::<ublksrv_io_desc>()
+            DESCRIPTOR_BYTES.into()
         }
     }
 }
@@ -180,6 +184,7 @@ pub struct NewDevice {
     queues: u16,
     depth: u16,
     max_io_bytes: u32,
+    descriptor_bytes: Option<u16>,
     features: Features,
 }
 
@@ -194,7 +199,14 @@ impl Default for NewDevice {
 impl NewDevice {
     /// One queue of 128 requests of up to 512 KiB, no feature, and an id of the driver's choice.
     pub const fn new() -> NewDevice {
-        NewDevice { id: None, queues: 1, depth: 128, max_io_bytes: 512 << 10, features: Features::NONE }
+        NewDevice {
+            id: None,
+            queues: 1,
+            depth: 128,
+            max_io_bytes: 512 << 10,
+            descriptor_bytes: None,
+            features: Features::NONE,
+        }
     }
 
     /// Asks for this id; the driver refuses with `EEXIST` where it is taken.
@@ -223,14 +235,34 @@ impl NewDevice {
         self
     }
 
-    /// Features that the device must have. One that the driver does not give is an error.
+    /// Bytes from one I/O descriptor to the next: 24 to 256, a multiple of 8. The device must have
+    /// [`IO_DESC_SIZE`](Features::IO_DESC_SIZE) then. What stands behind the first 24 is zero in Linux 7.3, and this crate does not
+    /// look at it: with 64 no two descriptors share a cache line.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.3. `ublksrv_ctrl_dev_info.io_desc_size`, `ublk_ctrl_add_dev()`.
+    pub const fn descriptor_bytes(mut self, bytes: u16) -> NewDevice {
+        self.descriptor_bytes = Some(bytes);
+        self
+    }
+
+    /// Features that the device must have. One that the driver does not give is an error, and so are two that
+    /// [exclude each other](Features::conflict).
     pub const fn features(mut self, features: Features) -> NewDevice {
         self.features = features;
         self
     }
 
     pub(crate) const fn asked_features(&self) -> Features {
-        self.features
+        match self.descriptor_bytes {
+            Some(_) => self.features.union(Features::IO_DESC_SIZE),
+            None => self.features,
+        }
+    }
+
+    pub(crate) const fn asked_max_io_bytes(&self) -> u32 {
+        self.max_io_bytes
     }
 
     pub(crate) const fn asked_id(&self) -> Option<DeviceId> {
@@ -253,7 +285,15 @@ impl NewDevice {
         if self.id.is_some_and(|id| id.raw() >= 1 << 20) {
             return invalid("a device id is below 1048576");
         }
-        if self.features.contains(Features::UNPRIVILEGED_DEV) {
+        let descriptor_bytes = self.descriptor_bytes.unwrap_or(DESCRIPTOR_BYTES);
+        if !(24..=256).contains(&descriptor_bytes) || descriptor_bytes % 8 != 0 {
+            return invalid("an I/O descriptor has 24 to 256 bytes, a multiple of 8");
+        }
+        let features = self.asked_features();
+        if let Some(what) = features.conflict() {
+            return invalid(what);
+        }
+        if features.contains(Features::UNPRIVILEGED_DEV) {
             return invalid("unprivileged devices are not served yet: their commands carry a path");
         }
         let mut info = ublksrv_ctrl_dev_info::default();
@@ -261,7 +301,11 @@ impl NewDevice {
         info.queue_depth = self.depth;
         info.max_io_buf_bytes = self.max_io_bytes;
         info.dev_id = self.id.map_or(u32::MAX, DeviceId::raw);
-        info.flags = self.features.bits();
+        info.flags = features.bits();
+        // Before Linux 7.3 the field is padding.
+        if features.contains(Features::IO_DESC_SIZE) {
+            info.io_desc_size = descriptor_bytes;
+        }
         Ok(info)
     }
 }
@@ -282,10 +326,28 @@ mod tests {
             NewDevice::new().max_io_bytes((32 << 20) + 1),
             NewDevice::new().id(DeviceId::new(1 << 20)),
             NewDevice::new().features(Features::UNPRIVILEGED_DEV),
+            NewDevice::new().descriptor_bytes(16),
+            NewDevice::new().descriptor_bytes(28),
+            NewDevice::new().descriptor_bytes(264),
+            NewDevice::new().features(Features::QUIESCE),
         ];
         for device in refused {
             assert!(device.checked().is_err(), "{device:?}");
         }
         assert_eq!(NewDevice::new().checked().unwrap().dev_id, u32::MAX);
+    }
+
+    #[test]
+    fn larger_descriptors_are_a_feature_in_whatever_order_it_is_asked_for() {
+        let sent = |device: NewDevice| {
+            let info = device.checked().unwrap();
+            (info.io_desc_size, Features::from_bits(info.flags))
+        };
+        let both = Features::IO_DESC_SIZE | Features::UPDATE_SIZE;
+        assert_eq!(sent(NewDevice::new().descriptor_bytes(64).features(Features::UPDATE_SIZE)), (64, both));
+        assert_eq!(sent(NewDevice::new().features(both).descriptor_bytes(256)), (256, both));
+        // The feature alone has the size that there always was; without it the field is padding.
+        assert_eq!(sent(NewDevice::new().features(both)), (24, both));
+        assert_eq!(sent(NewDevice::new()), (0, Features::NONE));
     }
 }
