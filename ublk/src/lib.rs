@@ -204,7 +204,9 @@ pub use errno::Errno;
 pub use error::{Command, Error, Message, Sent, SystemCall};
 pub use features::Features;
 pub use id::{DeviceId, QueueId, Tag};
-pub use params::{Attributes, Cache, Params};
+pub use params::{
+    Attributes, Cache, Checksum, DiscardLimits, Integrity, IntegrityFlags, Limits, ParamTypes, Params, Segments, Zones,
+};
 pub use poll::poll;
 pub use queue::{Answered, DetachedRequest, Operation, PreparedQueue, Queue, ReadCursor, Request, RequestFlags};
 pub use ring::Wake;

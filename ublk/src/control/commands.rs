@@ -25,7 +25,7 @@ use crate::error::{Command, Error, SystemCall};
 use crate::features::Features;
 use crate::id::{DeviceId, QueueId};
 use crate::mapping::Plain;
-use crate::params::Params;
+use crate::params::{ParamTypes, Params};
 use crate::syscall;
 
 /// The most CPUs of a [`CpuSet`]: what Linux can be configured for on the largest machines.
@@ -127,10 +127,10 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// - [`Error::Invalid`]: a number outside of what the driver takes; nothing was sent.
+    /// - [`Error::Invalid`]: a number outside of what the driver takes, or features that a device
+    ///   [cannot have together](Features::conflict); nothing was sent.
     /// - [`Error::Unsupported`]: the driver lacks a feature that was asked for; there is no device.
-    /// - [`Error::Control`] with `EEXIST`: the id is taken. `EINVAL`: features that exclude each other. `EPERM`: no
-    ///   `CAP_SYS_ADMIN`. `ENOMEM`, `ENOSPC`: no memory, no id.
+    /// - [`Error::Control`] with `EEXIST`: the id is taken. `EPERM`: no `CAP_SYS_ADMIN`. `ENOMEM`, `ENOSPC`: no memory, no id.
     /// - those of every command. After [`Error::TimedOut`] the device may exist.
     ///
     /// # Kernel
@@ -234,15 +234,24 @@ impl Control {
     /// - [`Error::Invalid`]: the parameters contradict themselves or the device; nothing was sent.
     /// - [`Error::Control`] with `EACCES`: the device was started. `EINVAL`: the driver does not take the parameters, and
     ///   has forgotten those from before.
+    /// - [`Error::UnsupportedParams`]: the driver is too old for parameters of a kind, and has taken the others: the device is
+    ///   to be deleted, or to get parameters without them.
     /// - those of every command.
     ///
     /// # Kernel
     ///
-    /// Since Linux 6.0. `UBLK_U_CMD_SET_PARAMS`, `ublk_validate_params()`.
+    /// Since Linux 6.0. `UBLK_U_CMD_SET_PARAMS`, `ublk_validate_params()`. Where there are parameters that the driver of Linux
+    /// 6.5 does not have, `UBLK_U_CMD_GET_PARAMS` too: an older driver drops their kind from `types` without a word.
     pub fn set_params(&mut self, device: &DeviceInfo, params: &Params) -> Result<(), Error> {
         let sent = params.fitted(device)?;
         let header = Header { device: Some(device.id()), ..self.lend(sent)? };
-        self.send(Command::SET_PARAMS, header, self.patience)
+        self.send(Command::SET_PARAMS, header, self.patience)?;
+        let asked = ParamTypes::from_bits(sent.types);
+        if asked.without(ParamTypes::BASIC | ParamTypes::DISCARD).is_empty() {
+            return Ok(());
+        }
+        let missing = asked.without(self.params(device.id())?.types());
+        if missing.is_empty() { Ok(()) } else { Err(Error::UnsupportedParams { missing }) }
     }
 
     /// Asks for a device's parameters. A driver older than a parameter leaves it zero.
@@ -426,6 +435,9 @@ fn check_added(asked: &ublksrv_ctrl_dev_info, info: &DeviceInfo, features: Featu
     if info.max_io_bytes() == 0 || info.max_io_bytes() > asked.max_io_buf_bytes {
         return implausible("max_io_buf_bytes", info.max_io_bytes().into());
     }
+    if features.contains(Features::IO_DESC_SIZE) && info.as_raw().io_desc_size != asked.io_desc_size {
+        return implausible("io_desc_size", info.as_raw().io_desc_size.into());
+    }
     if asked.dev_id != u32::MAX && info.id().raw() != asked.dev_id {
         return implausible("dev_id", info.id().raw().into());
     }
@@ -475,6 +487,14 @@ mod tests {
         assert!(check_added(&asked(), &returned(|info| info.nr_hw_queues = 0), Features::NONE).is_err());
         assert!(check_added(&asked(), &returned(|info| info.queue_depth = 65), Features::NONE).is_err());
         assert!(check_added(&asked(), &returned(|info| info.max_io_buf_bytes = 2 << 20), Features::NONE).is_err());
+        let mut larger = asked();
+        (larger.io_desc_size, larger.flags) = (64, Features::IO_DESC_SIZE.bits());
+        let given = |bytes| {
+            let info = returned(|info| (info.io_desc_size, info.flags) = (bytes, Features::IO_DESC_SIZE.bits()));
+            check_added(&larger, &info, Features::IO_DESC_SIZE)
+        };
+        assert_eq!(given(64), Ok(()));
+        assert!(given(24).is_err());
     }
 
     #[test]
