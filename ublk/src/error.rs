@@ -294,6 +294,11 @@ pub enum SystemCall {
     MmapRing,
     /// `mmap(2)` of a queue's I/O descriptors. `EINVAL`: another process maps them already.
     MmapDescriptors,
+    /// `mmap(2)` of memory that is shared with clients. `EPERM`: it is sealed against writing. `EACCES`: its descriptor cannot
+    /// write, or not read.
+    MmapShared,
+    /// `memfd_create(2)`, or asking for a memfd's length and seals, or setting them.
+    Memfd,
     /// `madvise(2)` with `MADV_DONTFORK`.
     Madvise,
     /// `fcntl(2)` with `F_DUPFD_CLOEXEC`.
@@ -325,6 +330,8 @@ impl fmt::Display for SystemCall {
             SystemCall::MmapAnonymous => "mmap of memory",
             SystemCall::MmapRing => "mmap of the ring",
             SystemCall::MmapDescriptors => "mmap of the I/O descriptors",
+            SystemCall::MmapShared => "mmap of shared memory",
+            SystemCall::Memfd => "memfd_create, or what belongs to it",
             SystemCall::Madvise => "madvise(MADV_DONTFORK)",
             SystemCall::Dup => "fcntl(F_DUPFD_CLOEXEC)",
             SystemCall::Open => "open",

@@ -192,6 +192,7 @@ mod queue;
 pub mod ring;
 #[cfg(feature = "std")]
 mod server;
+mod shared_memory;
 mod signals;
 mod syscall;
 mod units;
@@ -203,7 +204,7 @@ pub use disk::{Discard, Disk, Flush, ReadAt, WriteAt, WriteZeroes};
 pub use errno::Errno;
 pub use error::{Command, Error, Message, Sent, SystemCall};
 pub use features::Features;
-pub use id::{DeviceId, QueueId, Tag};
+pub use id::{DeviceId, QueueId, SharedIndex, Tag};
 pub use params::{
     Attributes, Cache, Checksum, DiscardLimits, Integrity, IntegrityFlags, Limits, ParamTypes, Params, Segments, Zones,
 };
@@ -212,6 +213,7 @@ pub use queue::{Answered, DetachedRequest, Operation, PreparedQueue, Queue, Read
 pub use ring::Wake;
 #[cfg(feature = "std")]
 pub use server::{Server, StopHandle, Stopped};
+pub use shared_memory::{SharedMemory, SharedView};
 pub use signals::Signals;
 pub use syscall::Fd;
 pub use units::{SECTOR_BYTES, Sectors};

@@ -14,7 +14,7 @@ use core::ffi::CStr;
 use core::fmt;
 use core::time::Duration;
 
-use ublk_sys::{UBLK_FEATURES_LEN, ublk_params, ublksrv_ctrl_dev_info};
+use ublk_sys::{UBLK_FEATURES_LEN, UBLK_SHMEM_BUF_READ_ONLY, ublk_params, ublk_shmem_buf_reg, ublksrv_ctrl_dev_info};
 
 use crate::control::in_flight::{Starting, Stopping};
 use crate::control::{Control, Header};
@@ -23,10 +23,12 @@ use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
 use crate::error::{Command, Error, SystemCall};
 use crate::features::Features;
-use crate::id::{DeviceId, QueueId};
+use crate::id::{DeviceId, QueueId, SharedIndex};
 use crate::mapping::Plain;
 use crate::params::{ParamTypes, Params};
+use crate::shared_memory::SharedMemory;
 use crate::syscall;
+use crate::units::u64_from;
 
 /// The most CPUs of a [`CpuSet`]: what Linux can be configured for on the largest machines.
 const MAX_CPUS: usize = 8192;
@@ -410,6 +412,55 @@ impl Control {
         self.buffer()?.read_bytes(0, &mut cpus.bytes).ok_or(TOO_LONG)?;
         Ok(cpus)
     }
+
+    /// Registers memory with a device, whose clients can then have their data there: see [`SharedMemory`]. The driver pins its
+    /// pages, and says under which number a request names it.
+    ///
+    /// The registration is the device's, not this process's: it lasts, with the memory pinned, until it is
+    /// [taken back](Control::unregister_shared) or the device deleted, whatever becomes of the server and of its mapping. A
+    /// server that recovers a device has no way to ask for the registrations that there are.
+    ///
+    /// The device may be live. The driver lets its requests end before, so the queues have to be served by other threads
+    /// meanwhile: in a thread that serves one this would wait for itself.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Control`] with `EOPNOTSUPP`: the device was added without [`Features::SHMEM_ZC`], or the driver is older.
+    ///   `EEXIST`: a page of it is registered already. `ENOSPC`: the device has 65536 registrations. `ENOMEM`: the pages cannot
+    ///   be pinned.
+    /// - those of every command.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.1. `UBLK_U_CMD_REG_BUF`, `ublk_ctrl_reg_buf()`.
+    pub fn register_shared(&mut self, id: DeviceId, memory: &SharedMemory) -> Result<SharedIndex, Error> {
+        // The driver pins the pages that are there when it looks, and neither reads nor writes them. So nothing happens to
+        // what takes the place of `memory` after an answer that was not waited for.
+        let mut sent = ublk_shmem_buf_reg::default();
+        sent.addr = memory.address().ok_or(TOO_LONG)?;
+        sent.len = u64_from(memory.len_bytes());
+        sent.flags = if memory.is_read_only() { UBLK_SHMEM_BUF_READ_ONLY } else { 0 };
+        let header = Header { device: Some(id), ..self.lend(sent)? };
+        let number = self.begin(Command::REG_BUF, header, self.patience)?.wait_for_number()?;
+        let implausible = Error::Implausible { what: "the index of shared memory", value: number.into() };
+        u16::try_from(number).map(SharedIndex::new).map_err(|_| implausible)
+    }
+
+    /// Takes back a registration: the driver lets go of the memory, and no request names it from then on. As for
+    /// [`register_shared`](Control::register_shared), the requests of the device end before.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Control`] with `ENOENT`: nothing is registered under this number. `EOPNOTSUPP`: as for registering.
+    /// - those of every command.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.1. `UBLK_U_CMD_UNREG_BUF`, `ublk_ctrl_unreg_buf()`.
+    pub fn unregister_shared(&mut self, id: DeviceId, index: SharedIndex) -> Result<(), Error> {
+        let header = Header { device: Some(id), data: index.raw().into(), ..Header::default() };
+        self.send(Command::UNREG_BUF, header, self.patience)
+    }
 }
 
 /// The size of `T` in the type of `ublksrv_ctrl_cmd.len`.
@@ -451,7 +502,7 @@ mod tests {
     use crate::device_info::DeviceInfo;
     use crate::golden::Golden;
     use crate::ring::Ring;
-    use crate::{Cache, DeviceId, Error, Fd, Features, NewDevice, Params, QueueId, Sectors};
+    use crate::{Cache, DeviceId, Error, Fd, Features, NewDevice, Params, QueueId, Sectors, SharedIndex, SharedMemory};
     use core::time::Duration;
     use std::vec;
     use std::vec::Vec;
@@ -563,6 +614,14 @@ mod tests {
         assert_golden!("STOP_DEV", |control| control.stop(ID));
         assert_golden!("DEL_DEV", |control| control.delete(ID));
         assert_golden!("DEL_DEV_ASYNC", |control| control.delete_async(ID));
+        let memory = SharedMemory::new(0x10000).unwrap();
+        assert_golden!("REG_BUF", |control| control.register_shared(ID, &memory));
+        assert_golden!("UNREG_BUF", |control| control.unregister_shared(ID, SharedIndex::new(0)));
+        let [_, mut sent_for] = sent(|control| control.register_shared(ID, &memory));
+        assert_eq!(sent_for[..8], memory.address().unwrap().to_ne_bytes());
+        let reader = SharedMemory::read_only(memory.fd().try_clone().unwrap()).unwrap();
+        [_, sent_for] = sent(|control| control.register_shared(ID, &reader));
+        assert_eq!(sent_for[16..24], [1, 0, 0, 0, 0, 0, 0, 0]);
         let [start, _] = sent(|control| control.start(ID));
         assert_eq!(start[64..72], u64::from(std::process::id()).to_ne_bytes());
     }
