@@ -86,13 +86,13 @@ impl BufferRing {
     /// How many buffers there are. They have the ids from 0 on.
     #[must_use]
     pub fn count(&self) -> u16 {
-        self.queue.memory().entries()
+        self.queue.memory.entries()
     }
 
     /// Bytes of each buffer.
     #[must_use]
     pub fn buffer_bytes(&self) -> u32 {
-        self.queue.memory().buffer_bytes()
+        self.queue.memory.buffer_bytes()
     }
 
     /// Copies what a completion of this group brought into the start of `into`, and gives its buffer back once that is used
@@ -135,7 +135,7 @@ impl BufferRing {
     ///
     /// [`Error::Invalid`]: there is no such buffer, or it has no such bytes.
     pub fn read(&self, buffer: u16, offset: u32, into: &mut [u8]) -> Result<(), Error> {
-        let read = self.queue.memory().read(buffer, offset, into);
+        let read = self.queue.memory.read(buffer, offset, into);
         read.ok_or(Error::Invalid { what: "what is read of a provided buffer lies within it" })
     }
 
@@ -159,7 +159,7 @@ impl BufferRing {
     /// no more come was reaped.
     pub unsafe fn unmap(self) {
         // SAFETY: the kernel writes to the buffers only for such operations. It has the entries' pages to itself.
-        unsafe { self.queue.into_memory().unmap() };
+        unsafe { self.queue.memory.unmap() };
     }
 }
 

@@ -12,7 +12,7 @@ use crate::ring::memory::BufferMemory;
 /// Where this side of the queue stands. We move the tail; a counter of 16 bits that only goes forward and wraps at 2^16.
 #[derive(Debug)]
 pub(super) struct ProvidedQueue {
-    memory: BufferMemory,
+    pub(super) memory: BufferMemory,
     /// One past the last entry written.
     tail: u16,
 }
@@ -21,14 +21,6 @@ impl ProvidedQueue {
     /// The empty queue in new memory.
     pub(super) fn new(memory: BufferMemory) -> ProvidedQueue {
         ProvidedQueue { memory, tail: 0 }
-    }
-
-    pub(super) fn memory(&self) -> &BufferMemory {
-        &self.memory
-    }
-
-    pub(super) fn into_memory(self) -> BufferMemory {
-        self.memory
     }
 
     /// Gives the kernel this buffer; `None` where there is no such buffer.
