@@ -331,7 +331,7 @@ impl<M: Mode> NewDevice<M> {
         if features.contains(Features::UNPRIVILEGED_DEV) {
             return invalid("unprivileged devices are not served yet: their commands carry a path");
         }
-        if !mode::is_of::<M>(self.asked_features()) {
+        if !mode::is_of::<M>(features) {
             return invalid("how data travels is said by NewDevice::mode, and not by a feature");
         }
         if self.operations > MAX_OPERATIONS {

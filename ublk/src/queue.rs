@@ -290,7 +290,9 @@ const POLL_IN: u16 = 1;
 #[must_use = "a queue can be had once"]
 pub struct PreparedQueue<M: Mode = mode::Copy> {
     id: QueueId,
+    info: DeviceInfo,
     tags: Range<u16>,
+    operations: u16,
     ring: DisabledRing,
     /// How many files the ring has, where it has a table of them.
     files: Option<u32>,
@@ -332,7 +334,7 @@ impl PreparedQueue {
     pub fn adopt(char_device: Fd, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
         // `max_io_buf_bytes` has 32 bits, is a whole number of pages, and bounds the largest request.
         const LARGEST: usize = usize_from(u32::MAX - 0xfff);
-        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0)
+        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0, 0..info.depth())
     }
 }
 
@@ -348,7 +350,8 @@ impl<M: Mode> PreparedQueue<M> {
         id: QueueId,
         operations: u16,
     ) -> Result<PreparedQueue<M>, Error> {
-        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, usize_from(info.max_io_bytes()), operations)
+        let (largest, tags) = (usize_from(info.max_io_bytes()), 0..info.depth());
+        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, largest, operations, tags)
     }
 
     fn with_buffers(
@@ -357,6 +360,7 @@ impl<M: Mode> PreparedQueue<M> {
         id: QueueId,
         largest: usize,
         operations: u16,
+        tags: Range<u16>,
     ) -> Result<PreparedQueue<M>, Error> {
         let invalid = |what| Err(Error::Invalid { what });
         if id.raw() >= info.queues() {
@@ -379,16 +383,19 @@ impl<M: Mode> PreparedQueue<M> {
         // A tag has one command staged or in flight, or its request's operations, with one that registers before them and one
         // that gives back before its commit. Two more are the polls that wake the queue.
         let per_tag = 1 + u32::from(operations) + if registers { 2 } else { 0 };
-        let all = u32::from(depth) * per_tag + 2;
+        let count = u32::try_from(tags.len()).unwrap_or(depth.into());
+        let all = count * per_tag + 2;
         // What does not fit at once is submitted in between, and completions that do not fit are kept by the kernel.
-        let submissions = all.min(SUBMISSIONS).max(u32::from(depth) + 2);
+        let submissions = all.min(SUBMISSIONS).max(count + 2);
         let ring = Ring::local(submissions, all.min(COMPLETIONS).max(submissions))?;
         if registers {
             ring.register_buffers(depth.into())?;
         }
         Ok(PreparedQueue {
             id,
-            tags: 0..depth,
+            info: *info,
+            tags,
+            operations,
             ring,
             files: None,
             descriptors: Descriptors::map(&char_device, info, id)?,
@@ -398,6 +405,40 @@ impl<M: Mode> PreparedQueue<M> {
             char_device,
             mode: PhantomData,
         })
+    }
+
+    /// Takes some of the queue's tags away, for another thread to fetch and serve: `count` of them, which come as a queue of the
+    /// same number, with a ring and buffers of its own.
+    ///
+    /// The driver gives a request whichever tag is free, so that both threads get some. Files are registered with each of the two.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Unsupported`]: the driver wants all tags of a queue fetched by one thread.
+    /// - [`Error::Invalid`]: there are not more tags than that, or none was asked for.
+    /// - [`Error::System`]: as for [`Device::queue`](crate::Device::queue).
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.16. `UBLK_F_PER_IO_DAEMON`.
+    pub fn split_off(&mut self, count: u16) -> Result<PreparedQueue<M>, Error> {
+        let offered = self.info.features();
+        if !offered.contains(Features::PER_IO_DAEMON) {
+            return Err(Error::Unsupported { missing: Features::PER_IO_DAEMON, offered });
+        }
+        let start = self.tags.end.checked_sub(count).filter(|start| count > 0 && *start > self.tags.start);
+        let start = start.ok_or(Error::Invalid { what: "a queue is split so that both parts have tags" })?;
+        let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
+        let (info, largest, tags) = (&self.info, self.largest, start..self.tags.end);
+        let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, self.operations, tags)?;
+        self.tags.end = start;
+        Ok(part)
+    }
+
+    /// The tags that are fetched here: all of the queue's, unless it was [split](PreparedQueue::split_off).
+    #[must_use]
+    pub fn tags(&self) -> Range<u16> {
+        self.tags.clone()
     }
 
     /// Gives a file to the queue's ring, for [operations](Operations) of its requests: at most 64. The ring holds it open until

@@ -36,7 +36,7 @@ use core::fmt;
 use core::ops::Range;
 use core::time::Duration;
 
-use ublk_sys::IOSQE_IO_LINK;
+use ublk_sys::{IOSQE_ASYNC, IOSQE_IO_LINK};
 
 use crate::errno::Errno;
 use crate::error::Error;
@@ -87,7 +87,6 @@ impl<'q, M: Mode> Operations<'q, M> {
     }
 
     /// The request.
-    #[must_use]
     pub const fn request(&self) -> &Request<'q, M> {
         &self.request
     }
@@ -254,11 +253,29 @@ impl<'q, M: Mode> Operations<'q, M> {
     ///
     /// `IOSQE_IO_LINK` (Linux 5.3).
     pub fn link(&mut self) -> Result<(), Error> {
-        let nothing = Error::Invalid { what: "a link leads from one operation to the next" };
+        self.flag_last(IOSQE_IO_LINK)
+    }
+
+    /// Has the operation that was added last done by a thread of the kernel's from the start. Unless told so, this thread tries it
+    /// first, inside its wait: a file that has to be read from a slow disk, and says so only by blocking, would hold it up.
+    ///
+    /// # Errors
+    ///
+    /// As for [`link`](Operations::link).
+    ///
+    /// # Kernel
+    ///
+    /// `IOSQE_ASYNC` (Linux 5.6).
+    pub fn in_worker(&mut self) -> Result<(), Error> {
+        self.flag_last(IOSQE_ASYNC)
+    }
+
+    fn flag_last(&mut self, flag: u8) -> Result<(), Error> {
+        let nothing = Error::Invalid { what: "there is an operation to which this applies" };
         let index = self.count.checked_sub(1).ok_or(nothing)?;
         let (table, tag) = (self.request.queue().table(), self.request.tag());
         let mut entry = table.entry(tag, index).ok_or(nothing)?;
-        entry.sqe.flags |= IOSQE_IO_LINK;
+        entry.sqe.flags |= flag;
         table.set_entry(tag, index, entry).ok_or(nothing)
     }
 
@@ -386,7 +403,6 @@ impl<'q, M: Mode> Completed<'q, M> {
     }
 
     /// The request.
-    #[must_use]
     pub const fn request(&self) -> &Request<'q, M> {
         &self.request
     }
