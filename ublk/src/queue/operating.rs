@@ -68,7 +68,7 @@ impl<M: Mode> Queue<M> {
         let mut descriptor = ublksrv_io_desc::default();
         (descriptor.op_flags, descriptor.nr_sectors) = (record.op_flags, record.sectors);
         descriptor.start_sector = record.start;
-        let work = Work::read(&descriptor, self.largest, M::DATA == Data::Registered).map_err(implausible)?;
+        let work = self.work(&descriptor).map_err(implausible)?;
         // SAFETY: the tag is in `owned`, and its request's token was consumed by `start`; its operations have completed, and
         // none of its commands is in flight (Q1, Q2). The new token is the only one.
         let buffer = unsafe { self.lend_to_request(tag, &work) }.ok_or(implausible(("tag", tag.raw().into())))?;
@@ -76,6 +76,7 @@ impl<M: Mode> Queue<M> {
             mark: usize::try_from(record.mark).unwrap_or(0),
             end: usize::try_from(record.end).unwrap_or(usize::MAX),
             must_be_whole: record.must_be_whole != 0,
+            integrity_mark: usize::try_from(record.integrity_mark).unwrap_or(0),
         };
         Ok(Held { tag, work, buffer, moved })
     }
@@ -246,7 +247,7 @@ impl<M: Mode> Queue<M> {
         // The buffer is the kernel's until the operations have completed: the value that lends it ends here.
         let Held { tag, work, moved, .. } = held;
         let moves_data = (0..count).any(|index| self.table.is_data(tag, index));
-        let is_write = work.operation == Operation::WRITE;
+        let is_write = work.is_write();
         let mut record = Record {
             op_flags: u32::from(work.operation.raw()) | work.flags.bits(),
             sectors: work.sectors,
@@ -254,6 +255,7 @@ impl<M: Mode> Queue<M> {
             label,
             mark: u64_from(moved.mark),
             end: u64_from(moved.end),
+            integrity_mark: u64_from(moved.integrity_mark),
             count,
             left: 0,
             must_be_whole: u32::from(moved.must_be_whole || moves_data && is_write),
@@ -282,7 +284,7 @@ impl<M: Mode> Queue<M> {
         }
         if !self.is_registered(tag) {
             let is_new = self.table.set(tag, Mark::BOUNCED);
-            if is_new && work.operation == Operation::WRITE {
+            if is_new && work.is_write() {
                 // SAFETY: the token was consumed, nothing of the tag is under way, and the result is gone when this returns.
                 let mut buffer = unsafe { self.memory.lend(tag, work.data_len()) }.ok_or(Errno::ENOMEM)?;
                 self.copy_in(tag, 0..work.data_len(), buffer.bytes_mut())?;
