@@ -11,6 +11,8 @@
 //! A device has one mode, said when it is asked for ([`NewDevice::mode`](crate::NewDevice::mode)), and its queues and requests have it
 //! as a type parameter. A target that only uses what all have, operations of the ring among it, is written once for all of them.
 //!
+//! [Zones](crate::NewDevice::zoned) and [metadata beside the data](crate::NewDevice::integrity) go with all but copy mode.
+//!
 //! A buffer is there in copy mode alone:
 //!
 //! ```compile_fail,E0599
@@ -55,7 +57,8 @@ pub trait Mode: sealed::Sealed + core::marker::Copy + Eq + fmt::Debug + Send + S
 /// The data of a request is in a buffer of the server's, the tag's own.
 pub trait Buffered: Mode {}
 
-/// The data of a request can be copied by call (`pread(2)` and `pwrite(2)` on the char device).
+/// The data of a request can be copied by call (`pread(2)` and `pwrite(2)` on the char device). These modes alone have
+/// [zones](crate::NewDevice::zoned) and [metadata](crate::NewDevice::integrity).
 pub trait UserCopied: Mode {}
 
 /// Operations of the ring move data through a buffer of the tag, so that sockets can be read and written too.

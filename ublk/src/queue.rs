@@ -995,26 +995,20 @@ impl<M: Mode> Queue<M> {
     /// Answers a ZONE_APPEND, which went to this sector, and fetches the tag's next.
     fn commit_append(&self, tag: Tag, result: i32, at: Sectors) {
         let Ok(mut state) = self.state() else { return };
-        let sent = self.io_command(tag, result).map(|mut sent| {
-            // In C it is a union with `zone_append_lba`.
-            sent.addr = at.raw();
-            sent
-        });
-        if let Err(fault) = sent.and_then(|sent| self.answer_with(&mut state, tag, sent)) {
+        if let Err(fault) = self.answer_at(&mut state, tag, result, at) {
             state.fault.get_or_insert(fault);
         }
     }
 
     /// Stages the answer to a request whose token is gone.
     fn answer(&self, state: &mut State, tag: Tag, result: i32) -> Result<(), Error> {
-        let sent = self.io_command(tag, result)?;
-        self.answer_with(state, tag, sent)
+        self.answer_at(state, tag, result, Sectors::new(0))
     }
 
-    fn answer_with(&self, state: &mut State, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
+    fn answer_at(&self, state: &mut State, tag: Tag, result: i32, at: Sectors) -> Result<(), Error> {
         state.release(tag);
         self.give_back(state, tag)?;
-        self.stage_command(state, Command::COMMIT_AND_FETCH_REQ, tag, sent)
+        self.stage_at(state, Command::COMMIT_AND_FETCH_REQ, tag, result, at)
     }
 
     /// Has a request's answer come through the mailbox from now on.
@@ -1054,11 +1048,16 @@ impl<M: Mode> Queue<M> {
 
     /// Stages a fetch or a commit of a tag that no request is out for.
     fn stage(&self, state: &mut State, command: Command, tag: Tag, result: i32) -> Result<(), Error> {
-        let sent = self.io_command(tag, result)?;
-        self.stage_command(state, command, tag, sent)
+        self.stage_at(state, command, tag, result, Sectors::new(0))
     }
 
-    fn stage_command(&self, state: &mut State, command: Command, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
+    /// The same of a ZONE_APPEND that went to this sector; 0 for any other command.
+    fn stage_at(&self, state: &mut State, command: Command, tag: Tag, result: i32, at: Sectors) -> Result<(), Error> {
+        let mut sent = self.io_command(tag, result)?;
+        if M::DATA != Data::Buffer {
+            // The driver has no address there, and in C it is a union with `zone_append_lba`.
+            sent.addr = at.raw();
+        }
         if !state.in_flight.insert(tag) {
             return Err(Error::Invalid { what: "a tag has one command in flight at a time" });
         }
@@ -1070,9 +1069,9 @@ impl<M: Mode> Queue<M> {
         }
         // SAFETY: the driver uses the tag's buffer because of this command, if any. The tag is in `in_flight` from here on, so by
         // Q1 the buffer stays mapped until the completion was taken. No TagBuffer of it is used any more, and no operation that
-        // names it is under way: `commit` is called by the request that is being consumed, `commit_letter` when the detached one
-        // has been answered, `fetch` before there is any, and `fail_forgotten` for a tag that is neither detached nor operating
-        // when no Request can live (Q2). A buffer is as long as the device's largest request (`new`), or as any device's
+        // names it is under way: `commit` and `commit_append` are called by the request that is being consumed, `commit_letter`
+        // when the detached one has been answered, `fetch` before there is any, and `fail_forgotten` for a tag that is neither
+        // detached nor operating when no Request can live (Q2). A buffer is as long as the device's largest request (`new`), or as any device's
         // (`adopt`). The char device is open as long as `self`.
         let op = unsafe { Op::uring_cmd_addr(&self.char_device, command.raw(), words(&sent), addr) };
         let commit_bit = if command == Command::COMMIT_AND_FETCH_REQ { COMMIT_BIT } else { 0 };
@@ -1175,10 +1174,10 @@ fn words(sent: &ublksrv_io_cmd) -> [u64; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cell, Descriptors, Memory, Overlays, PhantomData, Queue, RefCell, State, Table, words};
+    use super::{Cell, Descriptors, Memory, Mode, Overlays, PhantomData, Queue, RefCell, State, Table, words};
     use crate::golden::Golden;
     use crate::ring::Ring;
-    use crate::{Command, DeviceInfo, Fd, QueueId, Tag};
+    use crate::{Command, DeviceInfo, Fd, QueueId, Sectors, Tag, mode};
     use ublk_sys::{ublksrv_ctrl_dev_info, ublksrv_io_cmd};
 
     #[test]
@@ -1193,7 +1192,7 @@ mod tests {
     }
 
     /// A queue over files and a ring that are none of a driver's.
-    fn queue() -> Queue {
+    fn queue<M: Mode>() -> Queue<M> {
         let mut info = ublksrv_ctrl_dev_info::default();
         (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes) = (1, 4, 512 << 10);
         let (id, zero) = (QueueId::new(0), Fd::open(c"/dev/zero").unwrap());
@@ -1219,7 +1218,7 @@ mod tests {
         let commit = include_str!("../../tests/goldens/UBLK_U_IO_COMMIT_AND_FETCH_REQ.txt");
         let commands = [(Command::FETCH_REQ, 0, fetch), (Command::COMMIT_AND_FETCH_REQ, 4096, commit)];
         for (command, result, golden) in commands {
-            let (queue, tag) = (queue(), Tag::new(3));
+            let (queue, tag) = (queue::<mode::Copy>(), Tag::new(3));
             let mut state = queue.state().unwrap();
             queue.stage(&mut state, command, tag, result).unwrap();
             let sqe = state.ring.staged_bytes().concat();
@@ -1227,5 +1226,21 @@ mod tests {
             assert_eq!(sqe[4..8], queue.char_device.raw().to_ne_bytes());
             assert_eq!(sqe[56..64], queue.memory.buffer_address(tag).unwrap().to_ne_bytes());
         }
+    }
+
+    /// What a commit with a sector has where the address of a buffer is in copy mode.
+    fn sent_at<M: Mode>(queue: &Queue<M>, at: u64) -> [u8; 8] {
+        let mut state = queue.state().unwrap();
+        let command = Command::COMMIT_AND_FETCH_REQ;
+        queue.stage_at(&mut state, command, Tag::new(3), 4096, Sectors::new(at)).unwrap();
+        state.ring.staged_bytes().concat()[56..64].try_into().unwrap()
+    }
+
+    #[test]
+    fn the_sector_of_an_append_is_sent_and_is_never_taken_for_an_address() {
+        assert_eq!(sent_at(&queue::<mode::UserCopy>(), 77), 77_u64.to_ne_bytes());
+        assert_eq!(sent_at(&queue::<mode::AutoRegister>(), 0), [0; 8]);
+        let queue = queue::<mode::Copy>();
+        assert_eq!(sent_at(&queue, 77), queue.memory.buffer_address(Tag::new(3)).unwrap().to_ne_bytes());
     }
 }
