@@ -525,11 +525,13 @@ impl<M: Mode> PreparedQueue<M> {
 /// excludes that. Linux 7.3 fails such requests. A queue that is forgotten (`mem::forget`) holds its device until the process ends.
 ///
 /// Invariant Q1: a tag is in `in_flight` from before its command is staged until the command's completion was taken.
-/// Its buffer is then the kernel's. The buffers are unmapped only while `in_flight` is empty.
+/// Its buffer is then the kernel's. So it is while the tag is operating: from before the first of a request's operations is staged
+/// until the completion of the last was taken. The buffers are unmapped only while `in_flight` is empty and no tag is operating.
 ///
 /// Invariant Q2: a tag is in `owned` from the completion that delivers its request until the answer is staged. For each
-/// there is at most one [`Request`] or [`DetachedRequest`], made when the tag came into `owned`; answering consumes it. No
-/// tag is in both sets. A tag is in `detached` too from when its request was detached until the answer is staged.
+/// there is at most one [`Request`] (or [`Operations`] or [`Completed`], which hold one) or [`DetachedRequest`], made when the tag
+/// came into `owned`; answering consumes it. So does starting its operations, and while the tag is operating there is none: it is made
+/// again, once, when the tag comes out of `completed`. No tag is in both sets. A tag is in `detached` too from when its request was detached until the answer is staged.
 pub struct Queue<M: Mode = mode::Copy> {
     state: RefCell<State>,
     unanswered: Cell<u64>,
@@ -544,6 +546,8 @@ pub struct Queue<M: Mode = mode::Copy> {
     id: QueueId,
     mode: PhantomData<M>,
 }
+
+static_assertions::assert_not_impl_any!(Event<'static>: Send, Sync);
 
 /// Something that a queue has to say.
 #[derive(Debug)]
