@@ -212,7 +212,7 @@ pub use params::{
 pub use poll::poll;
 pub use queue::{
     Answered, Completed, DetachedRequest, Event, Operation, Operations, PreparedQueue, Queue, ReadCursor, Request,
-    RequestFlags, RingFile,
+    RequestFlags, RingFile, SharedPlace,
 };
 pub use ring::Wake;
 #[cfg(feature = "std")]

@@ -230,6 +230,7 @@ mod operating;
 mod operations;
 mod references;
 mod request;
+mod shares;
 mod table;
 mod tag_set;
 mod user_copy;
@@ -247,7 +248,7 @@ use ublk_sys::{
 };
 
 pub use operations::{Completed, Operations, RingFile};
-pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags};
+pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
 
 use crate::char_device::CharDevice;
 use crate::device_info::DeviceInfo;
@@ -264,11 +265,12 @@ use mailbox::{Letter, LetterBox};
 use memory::{Memory, TagBuffer};
 use operating::OPERATION_BIT;
 use request::{Held, Moved, Work, failed};
+use shares::{SHARED, Shares};
 use table::{Mark, Table};
 use tag_set::TagSet;
 
 /// Features whose devices are served in another way.
-const NOT_SERVED: [Features; 2] = [Features::BATCH_IO, Features::SHMEM_ZC];
+const NOT_SERVED: [Features; 1] = [Features::BATCH_IO];
 
 /// Files that a queue's ring has room for.
 const FILES: u32 = 64;
@@ -299,6 +301,7 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
+    shares: Option<Shares>,
     largest: usize,
     char_device: Fd,
     mode: PhantomData<M>,
@@ -370,6 +373,7 @@ impl<M: Mode> PreparedQueue<M> {
         if !(1..=UBLK_MAX_QUEUE_DEPTH).contains(&depth) {
             return invalid("a queue has a depth of 1 to 4096");
         }
+        let shares = info.features().contains(Features::SHMEM_ZC);
         let is_served = NOT_SERVED.iter().all(|feature| !info.features().contains(*feature));
         if !mode::is_of::<M>(info.features()) || !is_served {
             return invalid("this device moves data in another way than the mode that its queue was asked for");
@@ -388,8 +392,8 @@ impl<M: Mode> PreparedQueue<M> {
         // What does not fit at once is submitted in between, and completions that do not fit are kept by the kernel.
         let submissions = all.min(SUBMISSIONS).max(count + 2);
         let ring = Ring::local(submissions, all.min(COMPLETIONS).max(submissions))?;
-        if registers {
-            ring.register_buffers(depth.into())?;
+        if registers || shares {
+            ring.register_buffers(u32::from(depth) + if shares { SHARED } else { 0 })?;
         }
         Ok(PreparedQueue {
             id,
@@ -401,6 +405,7 @@ impl<M: Mode> PreparedQueue<M> {
             descriptors: Descriptors::map(&char_device, info, id)?,
             memory: Memory::map(depth, buffer_len)?,
             table: Table::map(depth, operations)?,
+            shares: if shares { Some(Shares::map()?) } else { None },
             largest,
             char_device,
             mode: PhantomData,
@@ -497,6 +502,9 @@ impl<M: Mode> PreparedQueue<M> {
             descriptors: self.descriptors,
             memory: self.memory,
             table: self.table,
+            shares: self.shares,
+            places: places::<M>(self.info.features()),
+            depth: self.info.depth(),
             largest: self.largest,
             char_device: self.char_device,
             id: self.id,
@@ -538,6 +546,11 @@ pub struct Queue<M: Mode = mode::Copy> {
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
+    /// The memory that operations can name; `None` for a device without it.
+    shares: Option<Shares>,
+    /// Where else the device's requests can have their data.
+    places: RequestFlags,
+    depth: u16,
     /// Bytes of the device's largest request.
     largest: usize,
     char_device: Fd,
@@ -740,13 +753,13 @@ impl<M: Mode> Queue<M> {
         Ok(self.next_completed()?.map(Event::Completed))
     }
 
-    /// The tag's buffer as far as it is the request's data: in copy mode.
+    /// The tag's buffer as far as it is the request's data: in copy mode, if that is not in shared memory.
     ///
     /// # Safety
     ///
     /// As for [`Memory::lend`].
-    unsafe fn lend_to_request(&self, tag: Tag, work: &Work) -> Option<TagBuffer> {
-        let len = if M::DATA == Data::Buffer { work.data_len() } else { 0 };
+    unsafe fn lend_to_request(&self, tag: Tag, work: &Work, shared: Option<SharedPlace>) -> Option<TagBuffer> {
+        let len = if M::DATA == Data::Buffer && shared.is_none() { work.data_len() } else { 0 };
         // SAFETY: the caller promises what it takes.
         unsafe { self.memory.lend(tag, len) }
     }
@@ -756,11 +769,12 @@ impl<M: Mode> Queue<M> {
     fn delivered(&self, tag: Tag) -> Result<Request<'_, M>, (&'static str, u64)> {
         let outside = ("tag", tag.raw().into());
         let descriptor = self.descriptors.read(tag).ok_or(outside)?;
-        let work = Work::read(&descriptor, self.largest, M::DATA == Data::Registered)?;
+        let work = Work::read(&descriptor, self.largest, self.places)?;
+        let shared = if work.has_data() { SharedPlace::of(work.flags, descriptor.addr) } else { None };
         // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in flight (Q1),
         // and none is staged before the token of this request is answered, which consumes it: this TagBuffer is not used any
         // more then. Nor is any other of the tag (Q2). The token borrows this queue, or has a Memory of its own.
-        let buffer = unsafe { self.lend_to_request(tag, &work) }.ok_or(outside)?;
+        let buffer = unsafe { self.lend_to_request(tag, &work, shared) }.ok_or(outside)?;
         let mut state = self.state().map_err(|_| outside)?;
         if work.operation == Operation::READ {
             state.reads.insert(tag);
@@ -769,7 +783,8 @@ impl<M: Mode> Queue<M> {
             self.table.set(tag, Mark::UNREGISTERED);
         }
         drop(state);
-        Ok(Request::new(Held { tag, work, buffer, moved: Moved::default() }, self))
+        let moved = Moved { must_be_whole: shared.is_some(), ..Moved::default() };
+        Ok(Request::new(Held { tag, work, buffer, moved, shared }, self))
     }
 
     /// Takes completions until one delivers a request.
@@ -1047,6 +1062,18 @@ const COMPLETIONS: u32 = 32_768;
 
 const NO_TAG: Error = Error::Invalid { what: "a tag is below the queue's depth" };
 
+/// Where the requests of such a device can have their data, other than where its mode has it.
+fn places<M: Mode>(features: Features) -> RequestFlags {
+    let mut places = RequestFlags::NONE;
+    if M::DATA == Data::Registered {
+        places = places | RequestFlags::NEED_REG_BUF;
+    }
+    if features.contains(Features::SHMEM_ZC) {
+        places = places | RequestFlags::SHMEM_ZC;
+    }
+    places
+}
+
 /// Stages an entry. Where the ring is full, what is staged is submitted first.
 fn push(ring: &mut Ring<Local>, op: Op, user_data: u64) -> Result<(), Error> {
     if !ring.has_room(1) {
@@ -1136,10 +1163,14 @@ fn words(sent: &ublksrv_io_cmd) -> [u64; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cell, Descriptors, Memory, PhantomData, Queue, RefCell, State, Table, words};
+    use super::{
+        Cell, Completion, Descriptors, Mark, Memory, OPERATION_BIT, PhantomData, Queue, RefCell, RequestFlags, State,
+        Table, words,
+    };
     use crate::golden::Golden;
+    use crate::queue::table::Record;
     use crate::ring::Ring;
-    use crate::{Command, DeviceInfo, Fd, QueueId, Tag};
+    use crate::{Command, DeviceInfo, Error, Fd, QueueId, Tag};
     use ublk_sys::{ublksrv_ctrl_dev_info, ublksrv_io_cmd};
 
     #[test]
@@ -1165,11 +1196,39 @@ mod tests {
             descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),
             table: Table::map(4, 0).unwrap(),
+            shares: None,
+            places: RequestFlags::NONE,
+            depth: 4,
             largest: 512 << 10,
             char_device: zero,
             id,
             mode: PhantomData,
         }
+    }
+
+    /// What the queue makes of a completion of an operation.
+    fn ended(queue: &Queue, user_data: u64) -> Result<(), Error> {
+        let mut state = queue.state().unwrap();
+        queue.operation_ended(&mut state, Completion { user_data, result: 0, flags: 0 })
+    }
+
+    #[test]
+    fn a_completion_of_an_operation_that_was_not_started_is_not_believed() {
+        let queue = queue();
+        let operation = |index: u64, tag: u64| OPERATION_BIT | index << 16 | tag;
+        let unknown = |user_data| matches!(ended(&queue, user_data), Err(Error::Implausible { .. }));
+        for index in [0, 1, 63, 64, u64::from(u16::MAX) - 1, u64::from(u16::MAX)] {
+            for tag in [0, 3, 4, u64::from(u16::MAX)] {
+                assert!(unknown(operation(index, tag)), "index {index}, tag {tag}");
+            }
+        }
+        assert!(unknown(OPERATION_BIT | 1 << 40) && unknown(u64::MAX));
+        // Of a tag that is operating, an operation that it has not.
+        let tag = Tag::new(2);
+        queue.table.set(tag, Mark::OPERATING);
+        queue.table.set_record(tag, Record { count: 1, left: 1, ..Record::default() }).unwrap();
+        assert!(unknown(operation(0, 2)) && unknown(operation(u64::from(u16::MAX), 2)));
+        assert_eq!(queue.table.record(tag).unwrap().left, 1, "nothing was counted");
     }
 
     #[test]

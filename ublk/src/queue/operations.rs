@@ -303,15 +303,16 @@ impl<'q, M: Mode> Operations<'q, M> {
             return Err(Error::Invalid { what: "an operation moves 1 to 16 ranges" });
         }
         let mut segments = [Segment::EMPTY; SEGMENTS];
-        let base = self.request.queue().data_address(held)?;
+        let place = self.request.queue().place(held)?;
         for (segment, range) in segments.iter_mut().zip(ranges) {
             let len = range.end.checked_sub(range.start).filter(|len| *len > 0).ok_or(OUTSIDE)?;
             held.range(operation, range.start, len).map_err(|_| OUTSIDE)?;
-            *segment = Segment { address: base + u64_from(range.start), len: u64_from(len) };
+            *segment = Segment { address: place.base + u64_from(range.start), len: u64_from(len) };
         }
         let segments = segments.get(..ranges.len()).unwrap_or_default();
         let file = self.file(file)?;
-        let op = self.request.queue().data_op(held.tag, self.count, operation, file, offset, segments)?;
+        let (target, data) = ((file, offset), (place.buffer, segments));
+        let op = self.request.queue().data_op(held.tag, self.count, operation, target, data)?;
         let (start, len) = ranges.first().map_or((0, 0), |range| (range.start, range.len()));
         let entry = Entry { kind: Kind::Data, sqe: *op.as_raw(), start, len, segments: segments.len() };
         self.add(entry, segments)

@@ -6,20 +6,21 @@ use core::mem::{self, ManuallyDrop};
 use core::ops::Range;
 
 use ublk_sys::{
-    UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_WRITE_ZEROES, ublksrv_get_op,
-    ublksrv_io_desc,
+    UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_WRITE_ZEROES,
+    UBLK_SHMEM_ZC_IDX_OFF, ublk_shmem_zc_index, ublk_shmem_zc_offset, ublksrv_get_op, ublksrv_io_desc,
 };
 
 use crate::errno::Errno;
 use crate::error::Error;
 use crate::flag_set::flag_set;
-use crate::id::Tag;
+use crate::id::{SharedIndex, Tag};
 use crate::mode::{self, Buffered, Mode, UserCopied};
 use crate::queue::Queue;
 use crate::queue::mailbox::{Gone, Letter};
 use crate::queue::memory::{Memory, TagBuffer};
 use crate::queue::operations::Operations;
-use crate::units::{SECTOR_BYTES, Sectors};
+use crate::shared_memory::SharedMemory;
+use crate::units::{SECTOR_BYTES, Sectors, u64_from, usize_from};
 
 /// What a request wants done (`UBLK_IO_OP_*`, bits 0 to 7 of `op_flags`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,8 +86,8 @@ flag_set! {
     }
 }
 
-/// Flags that say that data is, or belongs, elsewhere than where it is looked for.
-const OTHER_PLACES: [RequestFlags; 2] = [RequestFlags::INTEGRITY, RequestFlags::SHMEM_ZC];
+/// Flags that say that data is, or belongs, elsewhere than where it is looked for. A device has those that it was asked for.
+const OTHER_PLACES: [RequestFlags; 3] = [RequestFlags::NEED_REG_BUF, RequestFlags::INTEGRITY, RequestFlags::SHMEM_ZC];
 
 /// What a request's descriptor says, once it was found to be believable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,11 +100,11 @@ pub(super) struct Work {
 
 impl Work {
     /// Reads a descriptor; `Err` with the name and the value of a field that cannot be true of a queue whose largest request
-    /// has `largest` bytes. The driver registers pages, and can fail at that, only where it `registers`.
+    /// has `largest` bytes, and whose device can deliver data in these other `places`.
     pub(super) fn read(
         descriptor: &ublksrv_io_desc,
         largest: usize,
-        registers: bool,
+        places: RequestFlags,
     ) -> Result<Work, (&'static str, u64)> {
         let operation = Operation(ublksrv_get_op(descriptor));
         // The header's ublksrv_get_flags() shifts by 8; its own constants are not shifted.
@@ -112,8 +113,7 @@ impl Work {
             // It has no range: the driver passes on the block layer's sector "none", which is all ones.
             return Ok(Work { operation, flags, start: Sectors::new(0), sectors: 0 });
         }
-        let is_unregistered = flags.contains(RequestFlags::NEED_REG_BUF) && !registers;
-        if is_unregistered || OTHER_PLACES.iter().any(|place| flags.contains(*place)) {
+        if OTHER_PLACES.iter().any(|place| flags.contains(*place) && !places.contains(*place)) {
             return Err(("op_flags", descriptor.op_flags.into()));
         }
         let (start, sectors) = (descriptor.start_sector, descriptor.nr_sectors);
@@ -153,7 +153,8 @@ pub(super) struct Moved {
     pub(super) mark: usize,
     /// Nothing behind this was. Beyond the mark where something was left out.
     pub(super) end: usize,
-    /// A part does not do: an operation of a READ has failed, or operations of the ring were to do a WRITE.
+    /// A part does not do: an operation of a READ has failed, operations of the ring were to do a WRITE, or the data is in shared
+    /// memory, which is neither zeroed nor looked at unless the target does.
     pub(super) must_be_whole: bool,
 }
 
@@ -184,13 +185,41 @@ pub(super) struct Held {
     /// The bytes of a READ or a WRITE, where they are in the tag's buffer; else none.
     pub(super) buffer: TagBuffer,
     pub(super) moved: Moved,
+    /// Where the data is, if it is in shared memory.
+    pub(super) shared: Option<SharedPlace>,
+}
+
+/// Where the data of a request is that its client has in shared memory: in the piece that is registered under this number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedPlace {
+    /// The number that [`Control::register_shared`](crate::Control::register_shared) gave.
+    pub index: SharedIndex,
+    /// Where the first byte is in that memory.
+    pub offset: usize,
+}
+
+static_assertions::assert_impl_all!(SharedPlace: Send, Sync);
+
+impl SharedPlace {
+    /// What a descriptor says of its data.
+    pub(super) fn of(flags: RequestFlags, addr: u64) -> Option<SharedPlace> {
+        flags.contains(RequestFlags::SHMEM_ZC).then(|| SharedPlace {
+            index: SharedIndex::new(ublk_shmem_zc_index(addr)),
+            offset: usize_from(ublk_shmem_zc_offset(addr)),
+        })
+    }
+
+    /// The descriptor's `addr`.
+    pub(super) fn addr(self) -> u64 {
+        u64::from(self.index.raw()) << UBLK_SHMEM_ZC_IDX_OFF | u64_from(self.offset)
+    }
 }
 
 impl Held {
     /// Moves all of it out; what stays has no bytes.
     fn take(&mut self) -> Held {
         let buffer = mem::replace(&mut self.buffer, TagBuffer::empty());
-        Held { tag: self.tag, work: self.work, buffer, moved: self.moved }
+        Held { tag: self.tag, work: self.work, buffer, moved: self.moved, shared: self.shared }
     }
 
     fn data(&self) -> &[u8] {
@@ -206,6 +235,17 @@ impl Held {
     pub(super) fn range(&self, operation: Operation, offset: usize, len: usize) -> Result<Range<usize>, Errno> {
         let end = offset.checked_add(len).filter(|end| *end <= self.work.data_len());
         end.filter(|_| self.work.operation == operation).map(|end| offset..end).ok_or(Errno::EINVAL)
+    }
+
+    /// As [`range`](Held::range), of data that the driver has.
+    fn own_range(&self, operation: Operation, offset: usize, len: usize) -> Result<Range<usize>, Errno> {
+        if self.shared.is_some() { Err(Errno::EINVAL) } else { self.range(operation, offset, len) }
+    }
+
+    /// As [`range`](Held::range), of data in shared memory, and where that starts there.
+    fn shared_range(&self, operation: Operation, offset: usize, len: usize) -> Result<(usize, Range<usize>), Errno> {
+        let place = self.shared.and_then(|place| place.offset.checked_add(offset)).ok_or(Errno::EINVAL)?;
+        Ok((place, self.range(operation, offset, len)?))
     }
 
     /// What the driver is told where all of it was done, and which bytes of a READ are to be zeroed first.
@@ -351,6 +391,44 @@ impl<'q, M: Mode> Request<'q, M> {
         self.answer(failed(errno));
     }
 
+    /// Where the data is, if it is in memory that the client shares with the server, and the driver copies nothing. Any other way
+    /// to the data has none then, whatever the mode. A target that looks at no such place, and completes such a request, fails it
+    /// with `EIO`.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.1. `UBLK_IO_F_SHMEM_ZC`.
+    #[must_use]
+    pub const fn shared(&self) -> Option<SharedPlace> {
+        self.held.shared
+    }
+
+    /// Copies bytes of a WRITE out of shared memory, from `offset` in the request on, as many as `into` has. The client may change
+    /// them meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the request is no WRITE, its data is not in shared memory, it has not so many bytes, or `memory` does not reach so
+    /// far.
+    pub fn read_shared(&mut self, memory: &SharedMemory, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
+        let (place, range) = self.held.shared_range(Operation::WRITE, offset, into.len())?;
+        memory.copy_to(place, into).ok_or(Errno::EINVAL)?;
+        self.held.moved.add(range);
+        Ok(())
+    }
+
+    /// Copies bytes of a READ into shared memory, from `offset` in the request on: front to back, and all of them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read_shared`](Request::read_shared), of a READ; and `EINVAL` where `memory` is read-only.
+    pub fn write_shared(&mut self, memory: &SharedMemory, offset: usize, from: &[u8]) -> Result<(), Errno> {
+        let (place, range) = self.held.shared_range(Operation::READ, offset, from.len())?;
+        memory.copy_from(place, from).ok_or(Errno::EINVAL)?;
+        self.held.moved.add(range);
+        Ok(())
+    }
+
     /// Operations of the queue's ring on behalf of the request: see [`Operations`].
     pub fn operations(self) -> Operations<'q, M> {
         Operations::new(self)
@@ -395,7 +473,7 @@ impl<M: UserCopied> Request<'_, M> {
     ///
     /// Since Linux 6.5. `pread(2)` on the char device, `ublk_user_copy()`.
     pub fn read_at(&self, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
-        let range = self.held.range(Operation::WRITE, offset, into.len())?;
+        let range = self.held.own_range(Operation::WRITE, offset, into.len())?;
         self.queue.copy_in(self.held.tag, range, into)
     }
 
@@ -411,7 +489,7 @@ impl<M: UserCopied> Request<'_, M> {
     ///
     /// Since Linux 6.5. `pwrite(2)` on the char device, `ublk_user_copy()`.
     pub fn write_at(&mut self, offset: usize, from: &[u8]) -> Result<(), Errno> {
-        let range = self.held.range(Operation::READ, offset, from.len())?;
+        let range = self.held.own_range(Operation::READ, offset, from.len())?;
         if self.queue.is_bounced(self.held.tag) {
             return Err(Errno::EINVAL);
         }
@@ -569,7 +647,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_is_split_into_operation_flags_and_range() {
-        let work = Work::read(&descriptor(1 | UBLK_IO_F_FUA, 8, 16), 4096, false).unwrap();
+        let work = Work::read(&descriptor(1 | UBLK_IO_F_FUA, 8, 16), 4096, RequestFlags::NONE).unwrap();
         assert_eq!(work.operation, Operation::WRITE);
         assert_eq!(work.flags, RequestFlags::FUA);
         assert_eq!((work.start, work.len_bytes()), (Sectors::new(16), 4096));
@@ -577,29 +655,35 @@ mod tests {
 
     #[test]
     fn data_longer_than_the_buffer_is_not_believed() {
-        assert_eq!(Work::read(&descriptor(0, 9, 0), 4096, false), Err(("nr_sectors", 9)));
-        assert_eq!(Work::read(&descriptor(1, u32::MAX, 0), 4096, false), Err(("nr_sectors", u32::MAX.into())));
+        assert_eq!(Work::read(&descriptor(0, 9, 0), 4096, RequestFlags::NONE), Err(("nr_sectors", 9)));
+        assert_eq!(
+            Work::read(&descriptor(1, u32::MAX, 0), 4096, RequestFlags::NONE),
+            Err(("nr_sectors", u32::MAX.into()))
+        );
         // A discard moves no data, and may be as long as it likes.
-        assert!(Work::read(&descriptor(3, u32::MAX, 0), 4096, false).is_ok());
+        assert!(Work::read(&descriptor(3, u32::MAX, 0), 4096, RequestFlags::NONE).is_ok());
     }
 
     #[test]
     fn a_request_whose_data_is_elsewhere_is_not_believed() {
         for flag in [UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_INTEGRITY, UBLK_IO_F_SHMEM_ZC] {
             let op_flags = 1 | flag;
-            assert_eq!(Work::read(&descriptor(op_flags, 8, 0), 4096, false), Err(("op_flags", op_flags.into())));
+            assert_eq!(
+                Work::read(&descriptor(op_flags, 8, 0), 4096, RequestFlags::NONE),
+                Err(("op_flags", op_flags.into()))
+            );
         }
     }
 
     #[test]
     fn a_range_past_the_last_byte_is_not_believed() {
-        assert_eq!(Work::read(&descriptor(3, 1, u64::MAX), 4096, false), Err(("start_sector", u64::MAX)));
-        assert!(Work::read(&descriptor(0, 1, u64::MAX / 512), 4096, false).is_err());
+        assert_eq!(Work::read(&descriptor(3, 1, u64::MAX), 4096, RequestFlags::NONE), Err(("start_sector", u64::MAX)));
+        assert!(Work::read(&descriptor(0, 1, u64::MAX / 512), 4096, RequestFlags::NONE).is_err());
     }
 
     #[test]
     fn a_flush_has_no_range_whatever_its_descriptor_says() {
-        let work = Work::read(&descriptor(2, 0, u64::MAX), 4096, false).unwrap();
+        let work = Work::read(&descriptor(2, 0, u64::MAX), 4096, RequestFlags::NONE).unwrap();
         assert_eq!((work.start, work.len_bytes()), (Sectors::new(0), 0));
     }
 

@@ -32,7 +32,7 @@ impl Segment {
 
 // SAFETY: integers only, 16 bytes that both fill (asserted below).
 unsafe impl Plain for Segment {}
-// SAFETY: integers only, which fill the struct: 2 of 4 bytes, 4 of 8, 2 of 2 and one of 4 (asserted below).
+// SAFETY: integers only, which fill the struct: 2 of 4 bytes, 6 of 8, 2 of 2 and one of 4 (asserted below).
 unsafe impl Plain for Record {}
 // SAFETY: integers only, which fill the struct: 4, 2, 2, 4 and 4 bytes (asserted below).
 unsafe impl Plain for Status {}
@@ -74,6 +74,10 @@ pub(crate) struct Record {
     pub(super) left: u16,
     /// 1: a part does not do.
     pub(super) must_be_whole: u32,
+    /// How operations name the first byte.
+    pub(super) base: u64,
+    /// Where the data is in shared memory, as the descriptor has it.
+    pub(super) addr: u64,
 }
 
 /// Of one operation, what is looked at when it completes.
@@ -323,4 +327,69 @@ fn stride(slots: u16) -> usize {
     MARKS_BYTES + RECORD_BYTES + usize::from(slots) * SLOT_BYTES
 }
 
-const _: () = assert!(size_of::<Segment>() == 16 && RECORD_BYTES == 48 && STATUS_BYTES == 16 && SLOT_BYTES % 8 == 0);
+const _: () = assert!(size_of::<Segment>() == 16 && RECORD_BYTES == 64 && STATUS_BYTES == 16 && SLOT_BYTES % 8 == 0);
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, Kind, Mark, Record, Segment, Table};
+    use crate::Tag;
+    use ublk_sys::io_uring_sqe;
+
+    const BASE: u64 = 0x7000_0000;
+
+    /// Operations of one request that moved these ranges of it, each with what the kernel answered.
+    fn moved(operations: &[(&[core::ops::Range<usize>], i32)], mark: u64) -> (u64, u64, bool) {
+        let (table, tag) = (Table::map(2, 8).unwrap(), Tag::new(1));
+        let mut count = 0;
+        for (ranges, result) in operations {
+            let segments: std::vec::Vec<Segment> = ranges
+                .iter()
+                .map(|range| Segment {
+                    address: BASE + u64::try_from(range.start).unwrap(),
+                    len: range.len().try_into().unwrap(),
+                })
+                .collect();
+            let (start, len, segments_count) = (ranges[0].start, ranges[0].len(), ranges.len());
+            let sqe = io_uring_sqe::default();
+            table.set_segments(tag, count, &segments).unwrap();
+            table.set_entry(tag, count, Entry { kind: Kind::Data, sqe, start, len, segments: segments_count }).unwrap();
+            table.begin(tag, count).unwrap();
+            table.end(tag, count, *result).unwrap();
+            count += 1;
+        }
+        table.moved(tag, count, BASE, mark, mark)
+    }
+
+    #[test]
+    fn the_mark_is_the_end_of_what_was_moved_without_a_gap_in_whichever_order() {
+        assert_eq!(moved(&[(&[0..512], 512)], 0), (512, 512, false));
+        assert_eq!(moved(&[(&[512..1024], 512), (&[0..512], 512)], 0), (1024, 1024, false));
+        assert_eq!(moved(&[(&[512..1024], 512), (&[0..512], 100)], 0), (100, 1024, false));
+        assert_eq!(moved(&[(&[0..512, 1024..1536], 700), (&[512..1024], 512)], 0), (1212, 1212, false));
+        assert_eq!(moved(&[(&[1024..1536, 0..512], 1024), (&[512..1024], 512)], 0), (1536, 1536, false));
+        assert_eq!(moved(&[(&[700..1024], 324)], 700), (1024, 1024, false));
+    }
+
+    #[test]
+    fn an_operation_that_failed_moved_nothing_and_one_that_lies_no_more_than_it_was_to() {
+        assert_eq!(moved(&[(&[0..512], -5)], 0), (0, 0, true));
+        assert_eq!(moved(&[(&[0..512], i32::MAX)], 0), (512, 512, false));
+        assert_eq!(moved(&[(&[0..512], i32::MIN), (&[0..512], 512)], 0), (512, 512, true));
+        assert_eq!(moved(&[(&[0..512], 0)], 0), (0, 0, false));
+    }
+
+    #[test]
+    fn what_is_not_under_way_does_not_end_and_no_tag_or_slot_beyond_the_last_is_there() {
+        let (table, tag) = (Table::map(2, 1).unwrap(), Tag::new(0));
+        assert_eq!(table.end(tag, 0, 0), None);
+        table.begin(tag, 0).unwrap();
+        assert_eq!(table.end(tag, 0, 7), Some(()));
+        assert_eq!((table.end(tag, 0, 8), table.result(tag, 0)), (None, Some(7)));
+        assert!(table.begin(tag, 1).is_none() && table.begin(Tag::new(2), 0).is_none());
+        assert!(table.set_record(Tag::new(2), Record::default()).is_none());
+        assert!(!table.set(Tag::new(2), Mark::OPERATING) && !table.has(Tag::new(2), Mark::OPERATING));
+        assert!(table.set(tag, Mark::OPERATING) && !table.set(tag, Mark::OPERATING));
+        assert!(!table.has(Tag::new(1), Mark::OPERATING) && !table.has(tag, Mark::BOUNCED));
+        assert!(table.clear(tag, Mark::OPERATING) && !table.clear(tag, Mark::OPERATING));
+    }
+}
