@@ -409,6 +409,9 @@ impl<M: Mode> Queue<M> {
     /// Gives back the pages that a command has registered, ahead of the commit: both are done as they are taken from the ring, in
     /// this order.
     pub(super) fn give_back(&self, state: &mut State, tag: Tag) -> Result<(), Error> {
+        if M::DATA == Data::Buffer {
+            return Ok(());
+        }
         self.table.clear(tag, Mark::BOUNCED);
         self.table.clear(tag, Mark::UNREGISTERED);
         if self.table.clear(tag, Mark::REGISTERED) {

@@ -361,6 +361,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "an operation of one range")]
     fn the_mark_is_the_end_of_what_was_moved_without_a_gap_in_whichever_order() {
         assert_eq!(moved(&[(&[0..512], 512)], 0), (512, 512, false));
         assert_eq!(moved(&[(&[512..1024], 512), (&[0..512], 512)], 0), (1024, 1024, false));
@@ -371,6 +372,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "an operation of one range")]
     fn an_operation_that_failed_moved_nothing_and_one_that_lies_no_more_than_it_was_to() {
         assert_eq!(moved(&[(&[0..512], -5)], 0), (0, 0, true));
         assert_eq!(moved(&[(&[0..512], i32::MAX)], 0), (512, 512, false));
