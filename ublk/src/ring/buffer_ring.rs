@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Buffers that a ring's operations take for themselves when there is something to put there.
-#![expect(
-    unsafe_code,
-    reason = "memory that the kernel writes whenever an operation has something: it is not unmapped"
-)]
+#![expect(unsafe_code, reason = "memory that the kernel writes until a caller promises that it has ended")]
 
 use ublk_sys::{
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUF_MORE, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, IOU_PBUF_RING_INC,
