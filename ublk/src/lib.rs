@@ -197,6 +197,7 @@ mod shared_memory;
 mod signals;
 mod syscall;
 mod units;
+mod zone;
 
 pub use control::{Control, CpuSet, InFlight, Starting, Stopping};
 pub use device::{DeletedId, Device, Stopper};
@@ -221,3 +222,4 @@ pub use shared_memory::{SharedMemory, SharedView};
 pub use signals::Signals;
 pub use syscall::Fd;
 pub use units::{SECTOR_BYTES, Sectors};
+pub use zone::{Zone, ZoneCondition, ZoneType};

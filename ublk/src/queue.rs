@@ -228,12 +228,15 @@ mod mailbox;
 mod memory;
 mod operating;
 mod operations;
+mod overlays;
+mod protection;
 mod references;
 mod request;
 mod shares;
 mod table;
 mod tag_set;
 mod user_copy;
+mod zoned;
 
 use core::cell::{Cell, RefCell, RefMut};
 use core::fmt;
@@ -244,8 +247,10 @@ use core::time::Duration;
 
 use ublk_sys::{
     IORING_CQE_F_MORE, UBLK_AUTO_BUF_REG_FALLBACK, UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH,
-    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd,
+    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd, ublksrv_io_desc,
 };
+
+pub(crate) use overlays::Overlays;
 
 pub use operations::{Completed, Operations, RingFile};
 pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
@@ -259,7 +264,7 @@ use crate::id::{QueueId, Tag};
 use crate::mode::{self, Data, Mode};
 use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
 use crate::syscall::{self, Fd};
-use crate::units::usize_from;
+use crate::units::{Sectors, usize_from};
 use descriptors::Descriptors;
 use mailbox::{Letter, LetterBox};
 use memory::{Memory, TagBuffer};
@@ -303,6 +308,7 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     table: Table,
     shares: Option<Shares>,
     largest: usize,
+    overlays: Overlays,
     char_device: Fd,
     mode: PhantomData<M>,
 }
@@ -337,7 +343,7 @@ impl PreparedQueue {
     pub fn adopt(char_device: Fd, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
         // `max_io_buf_bytes` has 32 bits, is a whole number of pages, and bounds the largest request.
         const LARGEST: usize = usize_from(u32::MAX - 0xfff);
-        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0, 0..info.depth())
+        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0, Overlays::default(), 0..info.depth())
     }
 }
 
@@ -352,9 +358,10 @@ impl<M: Mode> PreparedQueue<M> {
         info: &DeviceInfo,
         id: QueueId,
         operations: u16,
+        overlays: Overlays,
     ) -> Result<PreparedQueue<M>, Error> {
         let (largest, tags) = (usize_from(info.max_io_bytes()), 0..info.depth());
-        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, largest, operations, tags)
+        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, largest, operations, overlays, tags)
     }
 
     fn with_buffers(
@@ -363,6 +370,7 @@ impl<M: Mode> PreparedQueue<M> {
         id: QueueId,
         largest: usize,
         operations: u16,
+        overlays: Overlays,
         tags: Range<u16>,
     ) -> Result<PreparedQueue<M>, Error> {
         let invalid = |what| Err(Error::Invalid { what });
@@ -407,6 +415,7 @@ impl<M: Mode> PreparedQueue<M> {
             table: Table::map(depth, operations)?,
             shares: if shares { Some(Shares::map()?) } else { None },
             largest,
+            overlays,
             char_device,
             mode: PhantomData,
         })
@@ -435,7 +444,8 @@ impl<M: Mode> PreparedQueue<M> {
         let start = start.ok_or(Error::Invalid { what: "a queue is split so that both parts have tags" })?;
         let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
         let (info, largest, tags) = (&self.info, self.largest, start..self.tags.end);
-        let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, self.operations, tags)?;
+        let (operations, overlays) = (self.operations, self.overlays);
+        let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, operations, overlays, tags)?;
         self.tags.end = start;
         Ok(part)
     }
@@ -506,6 +516,7 @@ impl<M: Mode> PreparedQueue<M> {
             places: places::<M>(self.info.features()),
             depth: self.info.depth(),
             largest: self.largest,
+            overlays: self.overlays,
             char_device: self.char_device,
             id: self.id,
             mode: self.mode,
@@ -553,6 +564,7 @@ pub struct Queue<M: Mode = mode::Copy> {
     depth: u16,
     /// Bytes of the device's largest request.
     largest: usize,
+    overlays: Overlays,
     char_device: Fd,
     /// The number of the ring's descriptor, which is the ring's in `state`.
     ring_fd: i32,
@@ -753,6 +765,15 @@ impl<M: Mode> Queue<M> {
         Ok(self.next_completed()?.map(Event::Completed))
     }
 
+    /// What a descriptor of this queue says; `Err` with the name and the value of what in it cannot be true.
+    fn work(&self, descriptor: &ublksrv_io_desc) -> Result<Work, (&'static str, u64)> {
+        Work::read(descriptor, self.largest, self.places, self.overlays)
+    }
+
+    fn overlays(&self) -> Overlays {
+        self.overlays
+    }
+
     /// The tag's buffer as far as it is the request's data: in copy mode, if that is not in shared memory.
     ///
     /// # Safety
@@ -769,7 +790,7 @@ impl<M: Mode> Queue<M> {
     fn delivered(&self, tag: Tag) -> Result<Request<'_, M>, (&'static str, u64)> {
         let outside = ("tag", tag.raw().into());
         let descriptor = self.descriptors.read(tag).ok_or(outside)?;
-        let work = Work::read(&descriptor, self.largest, self.places)?;
+        let work = self.work(&descriptor)?;
         let shared = if work.has_data() { SharedPlace::of(work.flags, descriptor.addr) } else { None };
         // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in flight (Q1),
         // and none is staged before the token of this request is answered, which consumes it: this TagBuffer is not used any
@@ -990,11 +1011,29 @@ impl<M: Mode> Queue<M> {
         }
     }
 
+    /// Answers a ZONE_APPEND, which went to this sector, and fetches the tag's next.
+    fn commit_append(&self, tag: Tag, result: i32, at: Sectors) {
+        let Ok(mut state) = self.state() else { return };
+        let sent = self.io_command(tag, result).map(|mut sent| {
+            // In C it is a union with `zone_append_lba`.
+            sent.addr = at.raw();
+            sent
+        });
+        if let Err(fault) = sent.and_then(|sent| self.answer_with(&mut state, tag, sent)) {
+            state.fault.get_or_insert(fault);
+        }
+    }
+
     /// Stages the answer to a request whose token is gone.
     fn answer(&self, state: &mut State, tag: Tag, result: i32) -> Result<(), Error> {
+        let sent = self.io_command(tag, result)?;
+        self.answer_with(state, tag, sent)
+    }
+
+    fn answer_with(&self, state: &mut State, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
         state.release(tag);
         self.give_back(state, tag)?;
-        self.stage(state, Command::COMMIT_AND_FETCH_REQ, tag, result)
+        self.stage_command(state, Command::COMMIT_AND_FETCH_REQ, tag, sent)
     }
 
     /// Has a request's answer come through the mailbox from now on.
@@ -1035,6 +1074,10 @@ impl<M: Mode> Queue<M> {
     /// Stages a fetch or a commit of a tag that no request is out for.
     fn stage(&self, state: &mut State, command: Command, tag: Tag, result: i32) -> Result<(), Error> {
         let sent = self.io_command(tag, result)?;
+        self.stage_command(state, command, tag, sent)
+    }
+
+    fn stage_command(&self, state: &mut State, command: Command, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
         if !state.in_flight.insert(tag) {
             return Err(Error::Invalid { what: "a tag has one command in flight at a time" });
         }
@@ -1164,8 +1207,8 @@ fn words(sent: &ublksrv_io_cmd) -> [u64; 2] {
 #[cfg(test)]
 mod tests {
     use super::{
-        Cell, Completion, Descriptors, Mark, Memory, OPERATION_BIT, PhantomData, Queue, RefCell, RequestFlags, State,
-        Table, words,
+        Cell, Completion, Descriptors, Mark, Memory, OPERATION_BIT, Overlays, PhantomData, Queue, RefCell,
+        RequestFlags, State, Table, words,
     };
     use crate::golden::Golden;
     use crate::queue::table::Record;
@@ -1200,6 +1243,7 @@ mod tests {
             places: RequestFlags::NONE,
             depth: 4,
             largest: 512 << 10,
+            overlays: Overlays::default(),
             char_device: zero,
             id,
             mode: PhantomData,

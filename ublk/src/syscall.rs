@@ -429,6 +429,7 @@ const fn small<const N: usize>() -> c_int {
 /// `MSG_WAITALL | MSG_NOSIGNAL`: all of it, and no SIGPIPE.
 #[expect(clippy::as_conversions, reason = "two positive constants of libc, and no const conversion exists")]
 pub(crate) const WHOLE_MESSAGE: u32 = (libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32;
+
 /// `fstat(2)`: bytes of a file.
 pub(crate) fn len(file: &Fd) -> Result<u64, Errno> {
     let mut stat = core::mem::MaybeUninit::<libc::stat>::uninit();

@@ -81,7 +81,7 @@ impl<M: Mode> Queue<M> {
         let mut descriptor = ublksrv_io_desc::default();
         (descriptor.op_flags, descriptor.nr_sectors) = (record.op_flags, record.sectors);
         descriptor.start_sector = record.start;
-        let work = Work::read(&descriptor, self.largest, self.places).map_err(implausible)?;
+        let work = self.work(&descriptor).map_err(implausible)?;
         let shared = if work.has_data() { SharedPlace::of(work.flags, record.addr) } else { None };
         // SAFETY: the tag is in `owned`, and its request's token was consumed by `start`; its operations have completed, and
         // none of its commands is in flight (Q1, Q2). The new token is the only one.
@@ -91,6 +91,7 @@ impl<M: Mode> Queue<M> {
             mark: usize::try_from(record.mark).unwrap_or(0),
             end: usize::try_from(record.end).unwrap_or(usize::MAX),
             must_be_whole: record.must_be_whole != 0,
+            integrity_mark: usize::try_from(record.integrity_mark).unwrap_or(0),
         };
         Ok(Held { tag, work, buffer, moved, shared })
     }
@@ -308,7 +309,7 @@ impl<M: Mode> Queue<M> {
         let base = self.place(&held).map_or(0, |place| place.base);
         let Held { tag, work, moved, shared, .. } = held;
         let moves_data = (0..count).any(|index| self.table.is_data(tag, index));
-        let is_write = work.operation == Operation::WRITE;
+        let is_write = work.is_write();
         let mut record = Record {
             op_flags: u32::from(work.operation.raw()) | work.flags.bits(),
             sectors: work.sectors,
@@ -316,6 +317,7 @@ impl<M: Mode> Queue<M> {
             label,
             mark: u64_from(moved.mark),
             end: u64_from(moved.end),
+            integrity_mark: u64_from(moved.integrity_mark),
             count,
             left: 0,
             must_be_whole: u32::from(moved.must_be_whole || moves_data && is_write),
@@ -347,7 +349,7 @@ impl<M: Mode> Queue<M> {
         }
         if !self.is_registered(tag) {
             let is_new = self.table.set(tag, Mark::BOUNCED);
-            if is_new && work.operation == Operation::WRITE {
+            if is_new && work.is_write() {
                 // SAFETY: the token was consumed, nothing of the tag is under way, and the result is gone when this returns.
                 let mut buffer = unsafe { self.memory.lend(tag, work.data_len()) }.ok_or(Errno::ENOMEM)?;
                 self.copy_in(tag, 0..work.data_len(), buffer.bytes_mut())?;

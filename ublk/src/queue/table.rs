@@ -32,7 +32,7 @@ impl Segment {
 
 // SAFETY: integers only, 16 bytes that both fill (asserted below).
 unsafe impl Plain for Segment {}
-// SAFETY: integers only, which fill the struct: 2 of 4 bytes, 6 of 8, 2 of 2 and one of 4 (asserted below).
+// SAFETY: integers only, which fill the struct: 2 of 4 bytes, 7 of 8, 2 of 2 and one of 4 (asserted below).
 unsafe impl Plain for Record {}
 // SAFETY: integers only, which fill the struct: 4, 2, 2, 4 and 4 bytes (asserted below).
 unsafe impl Plain for Status {}
@@ -68,6 +68,7 @@ pub(crate) struct Record {
     pub(super) label: u64,
     pub(super) mark: u64,
     pub(super) end: u64,
+    pub(super) integrity_mark: u64,
     /// How many operations there are.
     pub(super) count: u16,
     /// How many completions are still to come, that of a registration included.
@@ -327,7 +328,7 @@ fn stride(slots: u16) -> usize {
     MARKS_BYTES + RECORD_BYTES + usize::from(slots) * SLOT_BYTES
 }
 
-const _: () = assert!(size_of::<Segment>() == 16 && RECORD_BYTES == 64 && STATUS_BYTES == 16 && SLOT_BYTES % 8 == 0);
+const _: () = assert!(size_of::<Segment>() == 16 && RECORD_BYTES == 72 && STATUS_BYTES == 16 && SLOT_BYTES % 8 == 0);
 
 #[cfg(test)]
 mod tests {
