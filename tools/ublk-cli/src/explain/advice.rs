@@ -5,8 +5,8 @@ use crate::explain::dump::{Dump, as_text};
 use crate::explain::plural;
 
 /// How gdb shows the entry that comes next.
-const IN_GDB: &str = "in gdb, x/128bx at the address of the entry just before io_uring_enter (that of the array of entries plus 128 \
-                      times the index, tail & ring_mask; in rings without IORING_SETUP_SQE128 it is x/64bx and 64)";
+const IN_GDB: &str = "in gdb, just before io_uring_enter, x/128bx at the entry that comes next, which is at the address of the array \
+                      of SQEs plus 128 times (tail & ring_mask); in a ring without IORING_SETUP_SQE128 both are 64";
 
 /// Why there is no SQE in an input, and what to capture instead.
 pub(super) fn advice(input: &[u8], dump: &Dump) -> String {
@@ -22,8 +22,8 @@ pub(super) fn advice(input: &[u8], dump: &Dump) -> String {
     }
     if has(&["opcode = "]) {
         return format!(
-            "gdb prints the fields of struct io_uring_sqe and their unions, and not the command, which is behind them: the bytes \
-             are needed: {IN_GDB}"
+            "gdb prints the fields of struct io_uring_sqe and their unions, and not the command, which is behind them. Capture \
+             its bytes: {IN_GDB}"
         );
     }
     if has(&["io_uring_enter(", "io_uring_setup(", "io_uring_register("]) {
@@ -35,7 +35,7 @@ pub(super) fn advice(input: &[u8], dump: &Dump) -> String {
     }
     if has(&["io_uring_submit_req:", "io_uring_submit_sqe:", "io_uring_complete:", "io_uring_queue_async_work:"]) {
         return format!(
-            "the kernel's tracepoints say which operation it was, and not the bytes of its entry: {IN_GDB}"
+            "the kernel's tracepoints say which operation it was, and not the bytes of its entry. Capture those: {IN_GDB}"
         );
     }
     if has(&["Cannot access memory at address"]) {
@@ -43,12 +43,13 @@ pub(super) fn advice(input: &[u8], dump: &Dump) -> String {
                 entries (the offset of mmap is 0x10000000, IORING_OFF_SQES)"
             .to_owned();
     }
-    let found = match dump.longest_left_out {
-        0 => "no bytes that stand together".to_owned(),
-        count => format!("no more than {} that stand together", plural(count, "byte")),
+    let found = match (dump.longest_left_out, dump.malformed.as_ref()) {
+        (_, Some(malformed)) => malformed.clone(),
+        (0, None) => "it has no bytes".to_owned(),
+        (count, None) => format!("it has no more than {} of them", plural(count, "byte")),
     };
     format!(
-        "there is no SQE in the input, but {found}; an SQE has 64 or 128, and `ublkctl explain --help` names the shapes that are read"
+        "there is no SQE in the input, which would be 64 or 128 bytes that stand together: {found}; `ublkctl explain --help` names the shapes that are read"
     )
 }
 

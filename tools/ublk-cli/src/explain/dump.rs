@@ -31,6 +31,8 @@ pub(super) struct Dump {
     pub(super) runs: Vec<Run>,
     /// The longest of those too short to be looked at.
     pub(super) longest_left_out: usize,
+    /// What seems to be meant as bytes and is none, with its line.
+    pub(super) malformed: Option<String>,
 }
 
 impl Dump {
@@ -38,7 +40,7 @@ impl Dump {
     pub(super) fn read(input: &[u8]) -> Dump {
         let Some(text) = as_text(input) else {
             let bytes = input.iter().copied().map(Some).collect();
-            return Dump { runs: vec![Run { line: 0, part: Part::Sqe, bytes }], longest_left_out: 0 };
+            return Dump { runs: vec![Run { line: 0, part: Part::Sqe, bytes }], ..Dump::default() };
         };
         let mut reader = Reader::default();
         for (number, line) in text.lines().enumerate() {
@@ -75,6 +77,9 @@ struct Open {
     tokens: Vec<Token>,
     /// The last row, where rows have addresses.
     row: Option<Row>,
+    /// How many numbers stand in the last line, and whether that is repeated.
+    last: usize,
+    repeats: bool,
 }
 
 #[derive(Debug)]
@@ -83,8 +88,6 @@ struct Row {
     /// In what the addresses of the run are written, once two of them have shown it.
     radix: Option<u32>,
     bytes: Vec<Option<u8>>,
-    /// Whether it is repeated up to the next address.
-    repeats: bool,
 }
 
 /// What is tried, in this order.
@@ -108,12 +111,12 @@ impl Address {
 
 impl Row {
     /// How many bytes are between this row and what is at `next`, repetitions of this one; `None` where that does not go on.
-    fn gap(&mut self, next: &Address) -> Option<usize> {
+    fn gap(&mut self, next: &Address, repeats: bool) -> Option<usize> {
         let own = u64::try_from(self.bytes.len()).ok()?;
         let radixes = RADIXES.into_iter().filter(|radix| self.radix.is_none_or(|known| known == *radix));
         let gaps = radixes.filter_map(|radix| Some((radix, self.address.distance(next, radix)?.checked_sub(own)?)));
         let (radix, gap) = gaps.into_iter().find(|(_, gap)| {
-            *gap == 0 || self.repeats && *gap <= LONGEST_REPEAT && gap.checked_rem(own).is_some_and(|rest| rest == 0)
+            *gap == 0 || repeats && *gap <= LONGEST_REPEAT && gap.checked_rem(own).is_some_and(|rest| rest == 0)
         })?;
         self.radix = Some(radix);
         usize::try_from(gap).ok()
@@ -132,33 +135,59 @@ impl Reader {
     fn take(&mut self, number: usize, line: Line<'_>) {
         match line {
             Line::Comment => {}
-            Line::Blank | Line::Text => self.end_run(),
-            Line::Star => match self.open.as_mut().and_then(|open| open.row.as_mut()) {
-                Some(row) => row.repeats = true,
-                None => self.end_run(),
-            },
+            Line::Blank => self.end_run(),
+            Line::Text(malformed) => {
+                self.malformed(number, malformed);
+                self.end_run();
+            }
+            Line::Star => {
+                if let Some(open) = self.open.as_mut() {
+                    open.repeats = true;
+                }
+            }
             Line::Title(part) => {
                 self.end_run();
                 self.part = Some(part);
             }
             Line::Row { address, bytes } => self.row(number, Address::read(address), bytes),
-            Line::List(pieces) => {
+            Line::List(pieces, malformed) => {
+                self.malformed(number, malformed);
                 let is_address = self.last_address(&pieces);
                 if let Some(address) = is_address {
                     self.fill(&address);
                     return self.end_run();
                 }
-                if self.open.as_ref().is_some_and(|open| open.row.is_some()) {
+                if self.open.as_ref().is_some_and(|open| open.row.is_some() || open.repeats) {
                     self.end_run();
                 }
+                let mut count = 0;
                 for piece in pieces {
                     match piece {
                         Piece::End => self.end_run(),
-                        Piece::Number(token) => self.open(number).tokens.push(token),
+                        Piece::Number(token) => {
+                            count += 1;
+                            let open = self.open(number);
+                            open.tokens.push(token);
+                            open.last = count;
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// Keeps the first word that is no number.
+    fn malformed(&mut self, line: usize, word: Option<&str>) {
+        let Some(word) = word.filter(|_| self.dump.malformed.is_none()) else { return };
+        let digits = word.strip_prefix("0x").unwrap_or(word);
+        self.dump.malformed = Some(match digits.chars().position(|c| !c.is_ascii_hexdigit()) {
+            Some(at) if digits.len() > 16 => {
+                let character = digits.chars().nth(at).unwrap_or('?');
+                format!("line {line} has {character:?} behind {at} hexadecimal digits")
+            }
+            None if digits.len() > 16 => format!("line {line} has {} hexadecimal digits, an odd number", digits.len()),
+            _ => format!("line {line} has {word:?} among its numbers"),
+        });
     }
 
     /// Behind rows the address of their end stands alone.
@@ -171,7 +200,7 @@ impl Reader {
     }
 
     fn open(&mut self, line: usize) -> &mut Open {
-        self.open.get_or_insert_with(|| Open { line, tokens: Vec::new(), row: None })
+        self.open.get_or_insert_with(|| Open { line, tokens: Vec::new(), row: None, last: 0, repeats: false })
     }
 
     fn row(&mut self, number: usize, address: Address, bytes: Vec<Option<u8>>) {
@@ -181,24 +210,30 @@ impl Reader {
         }
         let open = self.open(number);
         open.tokens.extend(bytes.iter().copied().map(Token::Byte));
-        open.row = Some(Row { address, radix: radix.flatten(), bytes, repeats: false });
+        open.last = bytes.len();
+        open.repeats = false;
+        open.row = Some(Row { address, radix: radix.flatten(), bytes });
     }
 
     /// Repeats the last row up to an address, if that goes on from it; returns in what addresses are written.
     fn fill(&mut self, next: &Address) -> Option<Option<u32>> {
         let open = self.open.as_mut()?;
         let row = open.row.as_mut()?;
-        let gap = row.gap(next)?;
+        let gap = row.gap(next, open.repeats)?;
         self.repeated = self.repeated.saturating_add(gap);
         if self.repeated > MOST_REPEATED {
             return None;
         }
         open.tokens.extend(row.bytes.iter().copied().map(Token::Byte).cycle().take(gap));
+        open.repeats = false;
         Some(row.radix)
     }
 
     fn end_run(&mut self) {
-        let Some(Open { line, tokens, .. }) = self.open.take() else { return };
+        let Some(Open { line, mut tokens, last, repeats, .. }) = self.open.take() else { return };
+        if repeats {
+            repeat_to_end(&mut tokens, last);
+        }
         let part = self.part.unwrap_or(Part::Sqe);
         match token::bytes_of(&tokens) {
             Some(bytes) if bytes.len() >= SHORTEST || part == Part::Buffer => {
@@ -210,5 +245,28 @@ impl Reader {
                 self.dump.longest_left_out = self.dump.longest_left_out.max(len);
             }
         }
+    }
+}
+
+/// What is repeated with no address behind it goes on to the end of an entry.
+fn repeat_to_end(tokens: &mut Vec<Token>, last: usize) {
+    /// Bytes of the shorter entry.
+    const PLAIN: usize = 64;
+    // Only of bytes is it known how long an entry is.
+    let is_bytes = |token: &Token| matches!(token, Token::Byte(_) | Token::Digits { count: 2, prefixed: false, .. });
+    if last == 0 || tokens.len() >= 2 * PLAIN || !tokens.iter().all(is_bytes) {
+        return;
+    }
+    // Commands for I/O have the numbers from 0x20 on.
+    let is_io = match tokens.get(8) {
+        Some(Token::Byte(Some(number))) => *number >= 0x20,
+        Some(Token::Digits { value, .. }) => *value >= 0x20,
+        _ => false,
+    };
+    let end = if is_io && tokens.len() < PLAIN { PLAIN } else { 2 * PLAIN };
+    let row: Vec<Token> = tokens.iter().copied().skip(tokens.len().saturating_sub(last)).collect();
+    let missing = end - tokens.len();
+    if missing % row.len() == 0 {
+        tokens.extend(row.into_iter().cycle().take(missing));
     }
 }

@@ -32,6 +32,7 @@ pub(super) struct Entries {
 impl Entries {
     pub(super) fn of(dump: Dump) -> Entries {
         let mut all = Entries::default();
+        let malformed = dump.malformed.map(|malformed| format!("; {malformed}")).unwrap_or_default();
         let mut is_behind_entry = false;
         for run in dump.runs {
             match run.part {
@@ -39,14 +40,34 @@ impl Entries {
                     Some(entry) => entry.buffer = Some(run.bytes),
                     None => all.complaints.push(format!("{}: a buffer without its SQE before it", place(run.line))),
                 },
-                Part::Sqe => is_behind_entry = all.take(&run),
+                Part::Sqe => is_behind_entry = all.take(&run, &malformed),
             }
         }
-        all
+        all.without_noise()
+    }
+
+    /// What is wrong once can be wrong many times: then not all is said. Of bytes that resemble nothing little is to be said.
+    fn without_noise(mut self) -> Entries {
+        /// So many things are named.
+        const NAMED: usize = 8;
+        let resembling = self.entries.iter().filter(|entry| resembles_command(&entry.bytes)).count();
+        let count = self.entries.len();
+        let others = self.complaints.len().saturating_sub(NAMED);
+        if count > 2 && are_noise(resembling, count) || count == 0 && others > 0 {
+            let first = self.complaints.first().cloned().unwrap_or_default();
+            let places = plural(count + self.complaints.len(), "place");
+            self.entries.clear();
+            self.complaints =
+                vec![format!("the input has bytes in {places}, and none could be a command to ublk; {first}")];
+        } else if others > 0 {
+            self.complaints.truncate(NAMED);
+            self.complaints.push(format!("and {others} more"));
+        }
+        self
     }
 
     /// Adds what a run has; `false` where it has nothing.
-    fn take(&mut self, run: &Run) -> bool {
+    fn take(&mut self, run: &Run, malformed: &str) -> bool {
         let count = run.bytes.len();
         let mut entries: Vec<&[Option<u8>]> = Vec::new();
         let mut left = run.bytes.as_slice();
@@ -59,16 +80,18 @@ impl Entries {
         let commands = entries.iter().filter(|entry| resembles_command(entry)).count();
         let used = entries.iter().filter(|entry| !is_empty(entry)).count();
         if !left.is_empty() || entries.is_empty() {
-            let what = plural(count, "byte");
-            self.complaints.push(format!(
-                "{}: {what}, and an SQE has 64 or 128{}",
-                place(run.line),
-                advice(count, run)
-            ));
+            let (what, advice) = (plural(count, "byte"), advice(run));
+            let place = place(run.line);
+            self.complaints.push(format!("{place}: {what}, and an SQE has 64 or 128{malformed}{advice}"));
+            return false;
+        }
+        if count == PLAIN && resembles_buffer(&run.bytes) {
+            let place = place(run.line);
+            self.complaints.push(format!("{place}: these 64 bytes are no SQE{}", advice(run)));
             return false;
         }
         // Of a few bytes anything can be explained. Of many, some have to be what they are said to be.
-        if count > WIDE && commands * 8 < used.max(1) {
+        if count > WIDE && are_noise(commands, used) {
             self.complaints.push(format!(
                 "{}: {}, of which few or none could be commands to ublk, so they are no SQEs",
                 place(run.line),
@@ -86,16 +109,34 @@ impl Entries {
     }
 }
 
-fn advice(count: usize, run: &Run) -> &'static str {
-    match count {
+/// Whether of so many entries too few resemble commands: there are others in a server's ring, but not as many.
+fn are_noise(resembling: usize, count: usize) -> bool {
+    resembling * 8 < count.max(1)
+}
+
+/// With what bytes are given that are no SQE.
+fn advice(run: &Run) -> &'static str {
+    match run.bytes.len() {
         16 => "; the 16 bytes of a struct ublksrv_io_cmd alone are given with --io-cmd",
-        // The smallest and the largest `struct ublk_params` there were, and those whose third word says that they are one.
-        72 | 80 | 112 | 136 | 152 if run.bytes.first() == Some(&u8::try_from(count).ok()) => {
-            "; a struct ublk_params alone is given with --params"
+        17..=WIDE if resembles_buffer(&run.bytes) => {
+            "; a struct ublksrv_ctrl_dev_info alone is given with --dev-info, and a struct ublk_params with --params"
         }
-        WIDE.. => "; a blank line has to end each",
+        136 | 152 => "; a struct ublk_params alone is given with --params",
+        129.. => "; where they are several, a blank line has to stand behind each",
         _ => "",
     }
+}
+
+/// Whether it can be a device info, or parameters: an SQE has nothing in common with both.
+fn resembles_buffer(bytes: &[Option<u8>]) -> bool {
+    let number = |at: usize| match bytes.get(at..at + 2) {
+        Some([Some(low), Some(high)]) => Some(u16::from_ne_bytes([*low, *high])),
+        _ => None,
+    };
+    let is_len = || number(0).map(usize::from) == Some(bytes.len()) && number(2) == Some(0);
+    let is_count = |at| number(at).is_some_and(|count| (1..=4096).contains(&count));
+    let is_info = || is_count(0) && (is_count(2) || is_count(4)) && number(20) == Some(0);
+    !resembles_command(bytes) && (is_len() || is_info())
 }
 
 /// Where a run starts.
@@ -114,7 +155,8 @@ fn is_command(bytes: &[Option<u8>]) -> bool {
 
 /// Whether `cmd_op` is a command of ublk's, in any encoding.
 fn resembles_command(bytes: &[Option<u8>]) -> bool {
-    let filled = filled(bytes.get(..PLAIN).unwrap_or(bytes));
+    let mut filled = filled(bytes.get(..PLAIN).unwrap_or(bytes));
+    filled.resize(PLAIN, 0);
     Sqe::from_bytes(&filled).is_some_and(|sqe| {
         let [_, kind, size, high] = sqe.cmd_op().to_le_bytes();
         sqe.command().is_some() && (kind == b'u' || [kind, size, high] == [0; 3])
@@ -134,7 +176,7 @@ mod tests {
 
     fn of(bytes: &[u8]) -> Entries {
         let bytes = bytes.iter().copied().map(Some).collect();
-        Entries::of(Dump { runs: vec![Run { line: 1, part: Part::Sqe, bytes }], longest_left_out: 0 })
+        Entries::of(Dump { runs: vec![Run { line: 1, part: Part::Sqe, bytes }], ..Dump::default() })
     }
 
     fn lengths(bytes: &[u8]) -> Vec<usize> {

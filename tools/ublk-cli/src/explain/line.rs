@@ -22,10 +22,10 @@ pub(super) enum Line<'l> {
     Title(Part),
     /// Bytes behind their address.
     Row { address: &'l str, bytes: Vec<Option<u8>> },
-    /// Numbers, and where a list of them ends.
-    List(Vec<Piece>),
-    /// Anything else.
-    Text,
+    /// Numbers, and where a list of them ends; and what is among them and is none.
+    List(Vec<Piece>, Option<&'l str>),
+    /// Anything else; and what seems to be meant as a number.
+    Text(Option<&'l str>),
 }
 
 /// What bytes are of.
@@ -138,9 +138,10 @@ fn shows(bytes: &[Option<u8>], characters: &str) -> bool {
     !characters.is_empty() && bytes.iter().map(shown).zip(characters).all(|(byte, character)| byte == *character)
 }
 
-/// `00000000  2e 00 00 00  |....|` of hexdump -C.
+/// `00000000  2e 00 00 00  |....|` of hexdump -C, and the same with `>....<` of od -tx1z.
 fn before_bar(line: &str) -> Option<Line<'_>> {
-    let (row, _) = line.split_once('|')?;
+    let of_od = || line.split_once("  >").filter(|(_, characters)| characters.ends_with('<'));
+    let (row, _) = line.split_once("  |").or_else(of_od)?;
     let mut words = row.split_whitespace();
     let address = words.next().filter(|word| is_address(word, 6))?;
     let bytes: Option<Vec<Option<u8>>> = words.map(pair).collect();
@@ -196,6 +197,7 @@ fn without_comment(line: &str) -> &str {
 fn list(line: &str) -> Line<'_> {
     let mut pieces = Vec::new();
     let mut has_words = false;
+    let mut malformed = None;
     let mut segment = Segment::default();
     let mut at = line;
     loop {
@@ -219,6 +221,9 @@ fn list(line: &str) -> Line<'_> {
         let end = at.find(|c: char| c.is_whitespace() || ",;\"'[]{}()\\".contains(c)).unwrap_or(at.len()).max(1);
         let (word, rest) = at.split_at_checked(end).unwrap_or((at, ""));
         if !segment.number(word) {
+            if malformed.is_none() && (is_nearly_hex(word) || segment.numbers > 0 && is_short(word)) {
+                malformed = Some(word);
+            }
             segment.end_before_word(&mut pieces);
             has_words = true;
             pieces.push(Piece::End);
@@ -227,10 +232,21 @@ fn list(line: &str) -> Line<'_> {
     }
     segment.end(has_words, &mut pieces);
     if pieces.iter().any(|piece| matches!(piece, Piece::Number(_))) || !has_words {
-        Line::List(pieces)
+        Line::List(pieces, malformed)
     } else {
-        Line::Text
+        Line::Text(malformed.filter(|word| is_nearly_hex(word)))
     }
+}
+
+/// Whether a word is as long as a byte or a small number, and can be one that was mistyped.
+fn is_short(word: &str) -> bool {
+    word.len() <= 4 && word.bytes().any(|digit| digit.is_ascii_hexdigit())
+}
+
+/// Whether it has many digits, and few characters that are none, or is one digit short of whole bytes.
+fn is_nearly_hex(word: &str) -> bool {
+    let others = word.chars().filter(|c| !c.is_ascii_hexdigit()).count();
+    word.len() >= 32 && others * 8 <= word.len()
 }
 
 /// Numbers without a word between them.

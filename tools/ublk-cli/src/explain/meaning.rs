@@ -32,26 +32,29 @@ impl Meaning<'_> {
         if ![0, b'u'].contains(&kind) {
             return format!("the driver takes {cmd_op:#x} for no command of its own");
         }
+        let driver = if kind == 0 { "a driver that takes numbers of before Linux 6.4" } else { "the driver" };
         let Some(command) = self.sqe.command() else {
             let of = if is_io(self.sqe) { "I/O command" } else { "control command" };
-            return format!("the driver has no {of} of the number {number:#x}");
+            return format!("{driver} has no {of} of the number {number:#x}");
         };
         let name = short(command);
-        let mut sentence = if self.is_at_64 {
-            format!("the driver reads {name} with {}; at byte 64 stands {}", self.read_at(48), self.read_at(64))
-        } else if command.is_io() {
-            format!("the driver reads {name} for {}", self.io(command))
-        } else {
-            format!("the driver reads {name}{}", self.control(command))
-        };
-        if kind == 0 {
-            sentence += ", if it takes numbers of before Linux 6.4";
+        if command == Command::GET_FEATURES && cmd_op != command.raw() {
+            let device = self.number("cmd.dev_id");
+            return format!(
+                "{driver} takes it for a command to device {device}, as it takes no other number for {name}"
+            );
         }
+        let sentence = if self.is_at_64 {
+            format!("{driver} reads {name} with {}; at byte 64 stands {}", self.read_at(48), self.read_at(64))
+        } else if command.is_io() {
+            format!("{driver} reads {name} for {}", self.io(command))
+        } else {
+            format!("{driver} reads {name}{}", self.control(command))
+        };
         if self.bytes.len() == 64 && !command.is_io() {
-            sentence = format!(
-                "{}, if the entry goes on behind these 64 bytes: it is refused in a ring of entries of 64 bytes, and of one of 128 \
-                 bytes all have to be given",
-                sentence
+            return format!(
+                "{sentence}, if the entry goes on behind these 64 bytes: in a ring of entries of 64 bytes it is refused, and \
+                 of an entry of 128 bytes all have to be given"
             );
         }
         sentence
@@ -67,7 +70,7 @@ impl Meaning<'_> {
     }
 
     fn address(&self, name: &str) -> String {
-        self.value(name).map_or_else(|| "an address".to_owned(), |value| format!("{value:#x}"))
+        self.value(name).map_or_else(|| "?".to_owned(), |value| format!("{value:#x}"))
     }
 
     /// The fields of the command if it stood at `at`, but for those that are nothing in every command.
@@ -89,7 +92,7 @@ impl Meaning<'_> {
         if command != Command::GET_FEATURES {
             said += &match self.value("cmd.dev_id") {
                 Some(id) if id == u64::from(u32::MAX) && command == Command::ADD_DEV => {
-                    " for a device of its own choice of id".to_owned()
+                    " for a device whose id it chooses".to_owned()
                 }
                 _ => format!(" for device {}", self.number("cmd.dev_id")),
             };

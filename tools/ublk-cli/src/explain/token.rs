@@ -36,6 +36,10 @@ impl Token {
             into.push(Token::Byte(None));
             return Some(());
         }
+        if let Some(number) = word.parse::<i8>().ok().filter(|number| *number < 0) {
+            into.push(Token::Byte(number.to_ne_bytes().first().copied()));
+            return Some(());
+        }
         let bare = word.strip_suffix("u8").unwrap_or(word);
         let prefix = bare.strip_prefix("0x").or_else(|| bare.strip_prefix("0X"));
         let digits = prefix.unwrap_or(bare);
@@ -195,6 +199,7 @@ mod tests {
         // Of unequal lengths they are decimal, unless one of them cannot be.
         assert_eq!(read("46 0 192"), Some(vec![46, 0, 192]));
         assert_eq!(read("46 0 c0"), Some(vec![0x46, 0, 0xc0]));
+        assert_eq!(read("46 0 -64"), Some(vec![46, 0, 0xc0]));
         // Beside a 0x a number without one is decimal.
         assert_eq!(read("0x2e 0 10"), Some(vec![0x2e, 0, 10]));
         // Of one length, words are padded, and as wide as their digits say.
@@ -222,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_none() {
-        for word in ["", "sqe", "0x", "-1", "1.5", "12:30", "0x123g", &"1".repeat(17)] {
+        for word in ["", "sqe", "0x", "-129", "--1", "1.5", "12:30", "0x123g", &"1".repeat(17)] {
             let mut tokens = Vec::new();
             assert_eq!(Token::all_of(word, &mut tokens), None, "{word}");
             assert!(tokens.is_empty(), "{word}");
