@@ -54,11 +54,11 @@ impl Entries {
         let count = self.entries.len();
         let others = self.complaints.len().saturating_sub(NAMED);
         if count > 2 && are_noise(resembling, count) || count == 0 && others > 0 {
-            let first = self.complaints.first().cloned().unwrap_or_default();
+            let first = self.complaints.first().map(|first| format!("; {first}")).unwrap_or_default();
             let places = plural(count + self.complaints.len(), "place");
             self.entries.clear();
             self.complaints =
-                vec![format!("the input has bytes in {places}, and none could be a command to ublk; {first}")];
+                vec![format!("the input has bytes in {places}, and none could be a command to ublk{first}")];
         } else if others > 0 {
             self.complaints.truncate(NAMED);
             self.complaints.push(format!("and {others} more"));
