@@ -398,3 +398,24 @@ fn there_is_no_colour_where_it_is_no_terminal() {
         assert!(!run.out.contains('\u{1b}') && !run.out.is_empty(), "{run:?}");
     }
 }
+
+#[test]
+#[cfg_attr(not(target_endian = "little"), ignore = "the fixtures are those of a little-endian machine")]
+fn what_the_readme_shows_is_what_its_command_prints() {
+    let readme = include_str!("../../../README.md");
+    let (_, section) = readme.split_once("<!-- explain -->\n").unwrap();
+    let mut blocks = section.split("```");
+    let (command, shown) = (blocks.nth(1).unwrap(), blocks.nth(1).unwrap().trim_start_matches("text\n"));
+    let (_, arguments) = command.split_once("explain ").unwrap();
+    let (arguments, _) = arguments.split_once(" | tail -n 5").unwrap();
+    let mut command = command_in_package(&arguments.split(' ').collect::<Vec<_>>());
+    let printed = Run::of(&command.output().unwrap()).out;
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!(lines[lines.len() - 5..].join("\n"), shown.trim_end());
+}
+
+fn command_in_package(arguments: &[&str]) -> Command {
+    let mut command = command(arguments);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}

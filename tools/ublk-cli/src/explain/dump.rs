@@ -14,7 +14,7 @@ const SHORTEST: usize = 16;
 const LONGEST_REPEAT: u64 = 1 << 16;
 
 /// The most bytes that all `*` and all repetitions together can stand for.
-const MOST_REPEATED: usize = 1 << 24;
+const MOST_REPEATED: usize = 1 << 20;
 
 /// Bytes that stand together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +164,7 @@ impl Reader {
                 for piece in pieces {
                     match piece {
                         Piece::End => self.end_run(),
+                        Piece::Repeat(times) => self.repeat(times.saturating_sub(1)),
                         Piece::Number(token) => {
                             count += 1;
                             let open = self.open(number);
@@ -173,6 +174,15 @@ impl Reader {
                     }
                 }
             }
+        }
+    }
+
+    /// The last number so many times more.
+    fn repeat(&mut self, more: usize) {
+        self.repeated = self.repeated.saturating_add(more);
+        let Some(open) = self.open.as_mut().filter(|_| self.repeated <= MOST_REPEATED) else { return };
+        if let Some(last) = open.tokens.last().copied() {
+            open.tokens.extend(core::iter::repeat_n(last, more));
         }
     }
 

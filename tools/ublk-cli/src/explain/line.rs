@@ -40,6 +40,8 @@ pub(super) enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Number(Token),
+    /// The number before, so many times in all.
+    Repeat(usize),
     End,
 }
 
@@ -278,10 +280,10 @@ impl Segment {
 
     /// The last number stands for so many.
     fn repeat(&mut self, times: usize) {
-        if let Some(Piece::Number(number)) = self.pieces.last().copied() {
-            let more = times.min(MOST_REPEATS).saturating_sub(1);
-            self.numbers += more;
-            self.pieces.extend(core::iter::repeat_n(Piece::Number(number), more));
+        if let Some(Piece::Number(_)) = self.pieces.last() {
+            let times = times.min(MOST_REPEATS);
+            self.numbers += times;
+            self.pieces.push(Piece::Repeat(times));
         }
     }
 
