@@ -25,7 +25,7 @@ fn explain() -> Command {
              field by name, the command it comes to, and what is wrong with it, the likeliest first.\n\n\
              The bytes are read as people have them: xxd, xxd -p, hexdump -C, hexdump, od -An -tx1, gdb's x/128bx, \
              x/32wx, x/16gx and p/x, a Go or Rust debug print of a byte array, an initializer of C, Go or Rust, a \
-             golden of this project, plain hex, or the raw bytes. One input may hold many SQEs of 64 or 128 bytes; a \
+             golden of this project, plain hex, or the raw bytes. One input may hold up to 4096 SQEs of 64 or 128 bytes; a \
              blank line, a line of text, or an address that does not go on ends one, and a * is what it stands for. \
              Text after # or // is not read. Numbers of several bytes are those of this machine's byte order.\n\n\
              With --dev-info or --params an SQE is explained with what it points to, and as one for that device. \

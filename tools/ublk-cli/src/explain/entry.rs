@@ -5,10 +5,13 @@ use ublk::diagnosis::Sqe;
 
 use crate::explain::dump::{Dump, Run};
 use crate::explain::line::Part;
-use crate::explain::{Bytes, filled, plural};
+use crate::explain::{Bytes, filled, opcode, plural};
 
 const PLAIN: usize = 64;
 const WIDE: usize = 128;
+
+/// So many are explained at once: as many as a queue of ublk's has tags.
+const MOST: usize = 4096;
 
 /// One entry, and what it points to where that stands behind it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +53,7 @@ impl Entries {
     fn without_noise(mut self) -> Entries {
         /// So many things are named.
         const NAMED: usize = 8;
-        let resembling = self.entries.iter().filter(|entry| resembles_command(&entry.bytes)).count();
+        let resembling = self.entries.iter().filter(|entry| is_plausible(&entry.bytes)).count();
         let count = self.entries.len();
         let others = self.complaints.len().saturating_sub(NAMED);
         if count > 2 && are_noise(resembling, count) || count == 0 && others > 0 {
@@ -59,9 +62,15 @@ impl Entries {
             self.entries.clear();
             self.complaints =
                 vec![format!("the input has bytes in {places}, and none could be a command to ublk{first}")];
-        } else if others > 0 {
+            return self;
+        }
+        if others > 0 {
             self.complaints.truncate(NAMED);
             self.complaints.push(format!("and {others} more"));
+        }
+        if count > MOST {
+            self.entries.truncate(MOST);
+            self.complaints.push(format!("of {} the first {MOST} are explained", plural(count, "SQE")));
         }
         self
     }
@@ -77,7 +86,7 @@ impl Entries {
             entries.push(entry);
             left = rest;
         }
-        let commands = entries.iter().filter(|entry| resembles_command(entry)).count();
+        let commands = entries.iter().filter(|entry| is_plausible(entry)).count();
         let used = entries.iter().filter(|entry| !is_empty(entry)).count();
         if !left.is_empty() || entries.is_empty() {
             let (what, advice) = (plural(count, "byte"), advice(run));
@@ -153,6 +162,11 @@ fn is_command(bytes: &[Option<u8>]) -> bool {
     resembles_command(bytes) && bytes.first() != Some(&Some(0)) && bytes.get(9) == Some(&Some(b'u'))
 }
 
+/// Whether an entry says that it is a command, or to ublk.
+fn is_plausible(bytes: &[Option<u8>]) -> bool {
+    resembles_command(bytes) || matches!(bytes.first(), Some(Some(opcode)) if opcode::is_command(*opcode))
+}
+
 /// Whether `cmd_op` is a command of ublk's, in any encoding.
 fn resembles_command(bytes: &[Option<u8>]) -> bool {
     let mut filled = filled(bytes.get(..PLAIN).unwrap_or(bytes));
@@ -190,6 +204,15 @@ mod tests {
         assert_eq!(lengths(&wide), [128]);
         assert_eq!(lengths(&[plain.as_slice(), &plain].concat()), [64, 64]);
         assert_eq!(lengths(&[wide.as_slice(), &plain, &wide].concat()), [128, 64, 128]);
+    }
+
+    #[test]
+    fn what_is_a_command_of_another_type_is_explained_and_more_than_a_queue_has_tags_is_not() {
+        let mut wrong = entry(4, WIDE);
+        wrong.splice(9..10, [b'U']);
+        assert_eq!(lengths(&wrong.repeat(3)), [128; 3]);
+        let many = of(&entry(0x20, PLAIN).repeat(5000));
+        assert_eq!((many.entries.len(), many.complaints.len()), (4096, 1));
     }
 
     #[test]
