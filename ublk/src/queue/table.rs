@@ -6,8 +6,6 @@
 //!                             └ status │ operation │ ranges, which the kernel reads
 //! ```
 
-#![expect(unsafe_code, reason = "says which of its structs are plain integers; accesses nothing itself")]
-
 use ublk_sys::io_uring_sqe;
 
 use crate::error::Error;
@@ -18,8 +16,7 @@ use crate::units::usize_from;
 /// Ranges that one operation can have.
 pub(super) const SEGMENTS: usize = 16;
 
-/// A `struct iovec`, as the kernel reads it.
-#[repr(C)]
+/// A `struct iovec`, as the kernel reads it: in two words of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(super) address: u64,
@@ -28,16 +25,11 @@ pub(crate) struct Segment {
 
 impl Segment {
     pub(super) const EMPTY: Segment = Segment { address: 0, len: 0 };
-}
 
-// SAFETY: integers only, 16 bytes that both fill (asserted below).
-unsafe impl Plain for Segment {}
-// SAFETY: integers only, which fill the struct: 2 of 4 bytes, 7 of 8, 2 of 2 and one of 4 (asserted below).
-unsafe impl Plain for Record {}
-// SAFETY: integers only, which fill the struct: 4, 2, 2, 4 and 4 bytes (asserted below).
-unsafe impl Plain for Status {}
-// SAFETY: integers only, and assert_layout! in ublk-sys shows that they fill the struct.
-unsafe impl Plain for io_uring_sqe {}
+    fn words(self) -> [u64; 2] {
+        [self.address, self.len]
+    }
+}
 
 /// What holds of a tag, a bit each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +51,6 @@ impl Mark {
 }
 
 /// What a request was when its operations were started, and how many are under way.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(super) op_flags: u32,
@@ -81,8 +72,23 @@ pub(crate) struct Record {
     pub(super) addr: u64,
 }
 
+impl Record {
+    fn words(self) -> [u64; 9] {
+        let counts = pair(pair16(self.count, self.left), self.must_be_whole);
+        let (range, moved) = (pair(self.op_flags, self.sectors), [self.mark, self.end, self.integrity_mark]);
+        let [mark, end, integrity_mark] = moved;
+        [range, self.start, self.label, mark, end, integrity_mark, counts, self.base, self.addr]
+    }
+
+    fn of(words: [u64; 9]) -> Record {
+        let [range, start, label, mark, end, integrity_mark, counts, base, addr] = words;
+        let ((op_flags, sectors), (both, must_be_whole)) = (halves(range), halves(counts));
+        let (count, left) = halves16(both);
+        Record { op_flags, sectors, start, label, mark, end, integrity_mark, count, left, must_be_whole, base, addr }
+    }
+}
+
 /// Of one operation, what is looked at when it completes.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Status {
     result: i32,
@@ -91,6 +97,38 @@ pub(crate) struct Status {
     segments: u16,
     start: u32,
     len: u32,
+}
+
+impl Status {
+    fn words(self) -> [u64; 2] {
+        let [r0, r1, r2, r3] = self.result.to_le_bytes();
+        let result = u32::from_le_bytes([r0, r1, r2, r3]);
+        [pair(result, pair16(self.state, self.segments)), pair(self.start, self.len)]
+    }
+
+    fn of([first, second]: [u64; 2]) -> Status {
+        let ((result, both), (start, len)) = (halves(first), halves(second));
+        let (state, segments) = halves16(both);
+        Status { result: i32::from_le_bytes(result.to_le_bytes()), state, segments, start, len }
+    }
+}
+
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+fn halves(word: u64) -> (u32, u32) {
+    let [l0, l1, l2, l3, h0, h1, h2, h3] = word.to_le_bytes();
+    (u32::from_le_bytes([l0, l1, l2, l3]), u32::from_le_bytes([h0, h1, h2, h3]))
+}
+
+fn pair16(low: u16, high: u16) -> u32 {
+    u32::from(low) | u32::from(high) << 16
+}
+
+fn halves16(both: u32) -> (u16, u16) {
+    let [l0, l1, h0, h1] = both.to_le_bytes();
+    (u16::from_le_bytes([l0, l1]), u16::from_le_bytes([h0, h1]))
 }
 
 /// Not started, or completed.
@@ -120,10 +158,11 @@ pub(super) struct Entry {
 }
 
 const MARKS_BYTES: usize = size_of::<u64>();
-const RECORD_BYTES: usize = size_of::<Record>();
-const STATUS_BYTES: usize = size_of::<Status>();
+const RECORD_BYTES: usize = size_of::<[u64; 9]>();
+const STATUS_BYTES: usize = size_of::<[u64; 2]>();
+const SEGMENT_BYTES: usize = size_of::<[u64; 2]>();
 const OP_BYTES: usize = size_of::<io_uring_sqe>();
-const SLOT_BYTES: usize = STATUS_BYTES + OP_BYTES + SEGMENTS * size_of::<Segment>();
+const SLOT_BYTES: usize = STATUS_BYTES + OP_BYTES + SEGMENTS * SEGMENT_BYTES;
 
 /// What is remembered of all tags.
 #[derive(Debug)]
@@ -185,19 +224,19 @@ impl Table {
     }
 
     pub(super) fn record(&self, tag: Tag) -> Option<Record> {
-        self.read(self.record_offset(tag)?)
+        self.read(self.record_offset(tag)?).map(Record::of)
     }
 
     pub(super) fn set_record(&self, tag: Tag, record: Record) -> Option<()> {
-        self.write(self.record_offset(tag)?, record)
+        self.write(self.record_offset(tag)?, record.words())
     }
 
     fn status(&self, tag: Tag, index: u16) -> Option<Status> {
-        self.read(self.slot_offset(tag, index)?)
+        self.read(self.slot_offset(tag, index)?).map(Status::of)
     }
 
     fn set_status(&self, tag: Tag, index: u16, status: Status) -> Option<()> {
-        self.write(self.slot_offset(tag, index)?, status)
+        self.write(self.slot_offset(tag, index)?, status.words())
     }
 
     pub(super) fn entry(&self, tag: Tag, index: u16) -> Option<Entry> {
@@ -232,21 +271,24 @@ impl Table {
 
     /// Where the kernel finds the ranges of an operation.
     pub(super) fn segments_address(&self, tag: Tag, index: u16) -> Option<u64> {
-        self.mapping.as_ref()?.address(self.segments_offset(tag, index)?, SEGMENTS * size_of::<Segment>())
+        self.mapping.as_ref()?.address(self.segments_offset(tag, index)?, SEGMENTS * SEGMENT_BYTES)
     }
 
     pub(super) fn set_segments(&self, tag: Tag, index: u16, segments: &[Segment]) -> Option<()> {
         let mut offset = self.segments_offset(tag, index)?;
         for segment in segments.iter().take(SEGMENTS) {
-            self.write(offset, *segment)?;
-            offset += size_of::<Segment>();
+            self.write(offset, segment.words())?;
+            offset += SEGMENT_BYTES;
         }
         Some(())
     }
 
     fn segment(&self, tag: Tag, index: u16, segment: usize) -> Option<Segment> {
         let offset = self.segments_offset(tag, index)?;
-        (segment < SEGMENTS).then(|| offset + segment * size_of::<Segment>()).and_then(|place| self.read(place))
+        (segment < SEGMENTS)
+            .then(|| offset + segment * SEGMENT_BYTES)
+            .and_then(|place| self.read::<[u64; 2]>(place))
+            .map(|[address, len]| Segment { address, len })
     }
 
     /// The operation goes to the kernel.
@@ -328,7 +370,7 @@ fn stride(slots: u16) -> usize {
     MARKS_BYTES + RECORD_BYTES + usize::from(slots) * SLOT_BYTES
 }
 
-const _: () = assert!(size_of::<Segment>() == 16 && RECORD_BYTES == 72 && STATUS_BYTES == 16 && SLOT_BYTES % 8 == 0);
+const _: () = assert!(SLOT_BYTES % 8 == 0);
 
 #[cfg(test)]
 mod tests {
@@ -379,6 +421,16 @@ mod tests {
         assert_eq!(moved(&[(&[0..512], i32::MAX)], 0), (512, 512, false));
         assert_eq!(moved(&[(&[0..512], i32::MIN), (&[0..512], 512)], 0), (512, 512, true));
         assert_eq!(moved(&[(&[0..512], 0)], 0), (0, 0, false));
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_request_is_what_was_noted() {
+        let (table, tag) = (Table::map(1, 1).unwrap(), Tag::new(0));
+        let mut record = Record { op_flags: 1, sectors: 2, start: 3, label: 4, mark: 5, end: 6, ..Record::default() };
+        (record.integrity_mark, record.count, record.left, record.must_be_whole) = (7, 8, u16::MAX, u32::MAX - 1);
+        (record.base, record.addr) = (u64::MAX, 9);
+        table.set_record(tag, record).unwrap();
+        assert_eq!(table.record(tag), Some(record));
     }
 
     #[test]
