@@ -63,6 +63,40 @@ static_assertions::assert_impl_all!(RingFile: Send, Sync);
 ///
 /// `range` is in bytes of the request's data. Where that is: in copy mode and user copy in the tag's buffer, else the client's
 /// own pages. A READ is filled, and a WRITE is read from; the other way round is refused.
+///
+/// A disk that is a file:
+///
+/// ```no_run
+/// use ublk::{Cache, Event, Fd, NewDevice, Operation, Params, Sectors, Server, mode};
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let file = std::fs::File::options().read(true).write(true).open("disk.img")?;
+///     let params = Params::new(Sectors::new(file.metadata()?.len() / 512), Cache::Volatile);
+///     let fd = Fd::from(std::os::fd::OwnedFd::from(file));
+///     let device = NewDevice::new().mode::<mode::UserCopy>().operations(1);
+///     let serve = |file: &ublk::RingFile, event: Event<'_, mode::UserCopy>| {
+///         let request = match event {
+///             Event::Completed(completed) => return completed.finish(),
+///             Event::Request(request) => request,
+///         };
+///         let (operation, at, len) = (request.operation(), request.offset_bytes(), request.len_bytes() as usize);
+///         let mut operations = request.operations();
+///         let added = match operation {
+///             Operation::READ => operations.read(*file, at, 0..len),
+///             Operation::WRITE => operations.write(*file, at, 0..len),
+///             Operation::FLUSH => operations.fdatasync(*file),
+///             _ => return, // An unanswered request fails with EIO.
+///         };
+///         if added.is_ok() {
+///             operations.submit();
+///         }
+///     };
+///     let server = Server::new(device, params).stop_on_signals();
+///     server.run_events(|queue| queue.register_file(&fd), serve, |device| println!("/dev/ublkb{}", device.id()))?;
+///     Ok(())
+/// }
+/// ```
+///
+/// Here a WRITE that comes short fails; [`Completed::rest`] says where to go on.
 #[must_use = "a request whose operations are not submitted fails with EIO"]
 pub struct Operations<'q, M: Mode = mode::Copy> {
     request: Request<'q, M>,
