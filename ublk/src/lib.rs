@@ -186,6 +186,7 @@ mod golden;
 mod id;
 mod mapping;
 pub mod mode;
+mod overlays;
 mod params;
 mod poll;
 mod queue;

@@ -228,7 +228,7 @@ mod mailbox;
 mod memory;
 mod operating;
 mod operations;
-mod overlays;
+mod pool;
 mod protection;
 mod references;
 mod request;
@@ -246,22 +246,21 @@ use core::task::Poll;
 use core::time::Duration;
 
 use ublk_sys::{
-    IORING_CQE_F_MORE, UBLK_AUTO_BUF_REG_FALLBACK, UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH,
-    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd, ublksrv_io_desc,
+    IORING_CQE_F_MORE, UBLK_AUTO_BUF_REG_FALLBACK, UBLK_IO_RES_ABORT, UBLK_IO_RES_NEED_GET_DATA, UBLK_IO_RES_OK,
+    UBLK_MAX_QUEUE_DEPTH, ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd, ublksrv_io_desc,
 };
-
-pub(crate) use overlays::Overlays;
 
 pub use operations::{Completed, Operations, RingFile};
 pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
 
 use crate::char_device::CharDevice;
-use crate::device_info::DeviceInfo;
+use crate::device_info::{DeviceInfo, Shape};
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent, SystemCall};
 use crate::features::Features;
 use crate::id::{QueueId, Tag};
 use crate::mode::{self, Data, Mode};
+use crate::overlays::Overlays;
 use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
 use crate::syscall::{self, Fd};
 use crate::units::{Sectors, usize_from};
@@ -269,6 +268,7 @@ use descriptors::Descriptors;
 use mailbox::{Letter, LetterBox};
 use memory::{Memory, TagBuffer};
 use operating::OPERATION_BIT;
+use pool::Pool;
 use request::{Held, Moved, Work, failed};
 use shares::{SHARED, Shares};
 use table::{Mark, Table};
@@ -282,6 +282,9 @@ const FILES: u32 = 64;
 
 /// User data of a command is its tag, with this bit where it is a commit and not the first fetch.
 const COMMIT_BIT: u64 = 1 << 16;
+
+/// And with this one where it asks for the data of a WRITE.
+const GET_DATA_BIT: u64 = 1 << 17;
 
 /// User data of the poll of [`Queue::wake_on`].
 const WAKE_USER_DATA: u64 = 1 << 32;
@@ -299,7 +302,7 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     id: QueueId,
     info: DeviceInfo,
     tags: Range<u16>,
-    operations: u16,
+    shape: Shape,
     ring: DisabledRing,
     /// How many files the ring has, where it has a table of them.
     files: Option<u32>,
@@ -307,8 +310,8 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     memory: Memory,
     table: Table,
     shares: Option<Shares>,
+    pool: Option<Pool>,
     largest: usize,
-    overlays: Overlays,
     char_device: Fd,
     mode: PhantomData<M>,
 }
@@ -343,12 +346,12 @@ impl PreparedQueue {
     pub fn adopt(char_device: Fd, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
         // `max_io_buf_bytes` has 32 bits, is a whole number of pages, and bounds the largest request.
         const LARGEST: usize = usize_from(u32::MAX - 0xfff);
-        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0, Overlays::default(), 0..info.depth())
+        PreparedQueue::with_buffers(char_device, info, id, LARGEST, Shape::default(), 0..info.depth())
     }
 }
 
 impl<M: Mode> PreparedQueue<M> {
-    /// Makes the ring and maps the descriptors and the buffers of one queue, with room for `operations` of each request.
+    /// Makes the ring and maps the descriptors and the buffers of one queue.
     ///
     /// `info` is what the driver answered to the command that made the device of `char_device`. Nobody but
     /// [`Device`](crate::Device) can say so, which is why this is not public: with the buffers of another device's size
@@ -357,11 +360,10 @@ impl<M: Mode> PreparedQueue<M> {
         char_device: &CharDevice,
         info: &DeviceInfo,
         id: QueueId,
-        operations: u16,
-        overlays: Overlays,
+        shape: Shape,
     ) -> Result<PreparedQueue<M>, Error> {
         let (largest, tags) = (usize_from(info.max_io_bytes()), 0..info.depth());
-        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, largest, operations, overlays, tags)
+        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, largest, shape, tags)
     }
 
     fn with_buffers(
@@ -369,10 +371,10 @@ impl<M: Mode> PreparedQueue<M> {
         info: &DeviceInfo,
         id: QueueId,
         largest: usize,
-        operations: u16,
-        overlays: Overlays,
+        shape: Shape,
         tags: Range<u16>,
     ) -> Result<PreparedQueue<M>, Error> {
+        let Shape { operations, buffers, .. } = shape;
         let invalid = |what| Err(Error::Invalid { what });
         if id.raw() >= info.queues() {
             return invalid("a queue's number is below the number of the device's queues");
@@ -388,7 +390,7 @@ impl<M: Mode> PreparedQueue<M> {
         }
         let registers = matches!(M::DATA, Data::ByCommand | Data::Registered);
         let buffer_len = match M::DATA {
-            Data::Buffer => largest,
+            Data::Buffer | Data::Chosen => largest,
             Data::UserCopy | Data::Registered if operations > 0 => largest,
             Data::UserCopy | Data::Registered | Data::ByCommand => 0,
         };
@@ -407,15 +409,15 @@ impl<M: Mode> PreparedQueue<M> {
             id,
             info: *info,
             tags,
-            operations,
+            shape,
             ring,
             files: None,
             descriptors: Descriptors::map(&char_device, info, id)?,
             memory: Memory::map(depth, buffer_len)?,
             table: Table::map(depth, operations)?,
             shares: if shares { Some(Shares::map()?) } else { None },
+            pool: if M::DATA == Data::Chosen { Some(Pool::map(buffers.unwrap_or(depth).min(depth))?) } else { None },
             largest,
-            overlays,
             char_device,
             mode: PhantomData,
         })
@@ -444,8 +446,7 @@ impl<M: Mode> PreparedQueue<M> {
         let start = start.ok_or(Error::Invalid { what: "a queue is split so that both parts have tags" })?;
         let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
         let (info, largest, tags) = (&self.info, self.largest, start..self.tags.end);
-        let (operations, overlays) = (self.operations, self.overlays);
-        let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, operations, overlays, tags)?;
+        let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, self.shape, tags)?;
         self.tags.end = start;
         Ok(part)
     }
@@ -513,10 +514,11 @@ impl<M: Mode> PreparedQueue<M> {
             memory: self.memory,
             table: self.table,
             shares: self.shares,
+            pool: self.pool,
             places: places::<M>(self.info.features()),
             depth: self.info.depth(),
             largest: self.largest,
-            overlays: self.overlays,
+            overlays: self.shape.overlays,
             char_device: self.char_device,
             id: self.id,
             mode: self.mode,
@@ -559,6 +561,8 @@ pub struct Queue<M: Mode = mode::Copy> {
     table: Table,
     /// The memory that operations can name; `None` for a device without it.
     shares: Option<Shares>,
+    /// The buffers of a queue that chooses them.
+    pool: Option<Pool>,
     /// Where else the device's requests can have their data.
     places: RequestFlags,
     depth: u16,
@@ -663,10 +667,16 @@ impl<M: Mode> Queue<M> {
         if !state.owned.is_empty() {
             self.note_held(&mut state);
         }
-        match state.fault {
-            Some(fault) => Err(fault),
-            None => state.ring.submit_and_wait(timeout),
+        if let Some(fault) = state.fault {
+            return Err(fault);
         }
+        self.serve_waiting(&mut state)?;
+        let has_ready = self.pool.as_ref().is_some_and(Pool::has_ready);
+        let wake = state.ring.submit_and_wait(if has_ready { Some(Duration::ZERO) } else { timeout })?;
+        if let Some(pool) = self.pool.as_ref().filter(|_| state.ring.staged() == 0) {
+            pool.release();
+        }
+        Ok(if has_ready { Wake::Completions } else { wake })
     }
 
     /// Takes the next request that was delivered, if there is one. It makes no system call.
@@ -780,9 +790,66 @@ impl<M: Mode> Queue<M> {
     ///
     /// As for [`Memory::lend`].
     unsafe fn lend_to_request(&self, tag: Tag, work: &Work, shared: Option<SharedPlace>) -> Option<TagBuffer> {
-        let len = if M::DATA == Data::Buffer && shared.is_none() { work.data_len() } else { 0 };
-        // SAFETY: the caller promises what it takes.
-        unsafe { self.memory.lend(tag, len) }
+        let len = if M::DATA.is_in_buffer() && shared.is_none() { work.data_len() } else { 0 };
+        if len == 0 {
+            return Some(TagBuffer::empty());
+        }
+        // SAFETY: the caller promises what it takes. A buffer that was chosen is this tag's alone from then to the commit.
+        unsafe { self.memory.lend(self.buffer_of(tag)?, len) }
+    }
+
+    /// Which of the queue's buffers is the tag's.
+    fn buffer_of(&self, tag: Tag) -> Option<Tag> {
+        if M::DATA == Data::Chosen { self.table.buffer(tag) } else { Some(tag) }
+    }
+
+    /// Where the kernel finds the tag's buffer.
+    fn buffer_address(&self, tag: Tag) -> Result<u64, Error> {
+        self.buffer_of(tag).and_then(|buffer| self.memory.buffer_address(buffer)).ok_or(NO_TAG)
+    }
+
+    /// Has a request go on that needs a buffer, or wait for one. Whether it can be delivered.
+    fn choose(&self, state: &mut State, pool: &Pool, tag: Tag) -> Result<bool, Error> {
+        if self.table.buffer(tag).is_some() {
+            return Ok(true);
+        }
+        let descriptor = self.descriptors.read(tag).ok_or(NO_TAG)?;
+        // What is not believed is refused where it is delivered.
+        if !self.work(&descriptor).is_ok_and(|work| work.has_data()) {
+            return Ok(true);
+        }
+        let Some(buffer) = pool.take() else {
+            pool.wait(tag);
+            return Ok(false);
+        };
+        self.go_on(state, tag, buffer)
+    }
+
+    /// Gives a buffer to a request that needs one. Whether it can be delivered: a WRITE has its data fetched first.
+    fn go_on(&self, state: &mut State, tag: Tag, buffer: Tag) -> Result<bool, Error> {
+        self.table.set_buffer(tag, Some(buffer));
+        let descriptor = self.descriptors.read(tag).ok_or(NO_TAG)?;
+        if self.work(&descriptor).is_ok_and(|work| work.operation == Operation::READ) {
+            return Ok(true);
+        }
+        state.owned.remove(tag);
+        self.stage(state, Command::NEED_GET_DATA, tag, 0)?;
+        Ok(false)
+    }
+
+    /// Gives buffers that are free to requests that wait. What was answered is submitted first where that makes some free.
+    fn serve_waiting(&self, state: &mut State) -> Result<(), Error> {
+        let Some(pool) = &self.pool else { return Ok(()) };
+        if pool.is_starved() {
+            state.ring.submit()?;
+            pool.release();
+        }
+        while let Some((tag, buffer)) = pool.serve() {
+            if self.go_on(state, tag, buffer)? {
+                pool.make_ready(tag);
+            }
+        }
+        Ok(())
     }
 
     /// The request of a tag that `next_delivery` has just returned; `Err` with the name and the value of what in its
@@ -811,6 +878,9 @@ impl<M: Mode> Queue<M> {
     /// Takes completions until one delivers a request.
     fn next_delivery(&self) -> Result<Option<Tag>, Error> {
         let mut state = self.state()?;
+        if let Some(ready) = self.pool.as_ref().and_then(Pool::take_ready) {
+            return Ok(Some(ready));
+        }
         while let Some(completion) = state.ring.next_completion() {
             match completion.user_data {
                 WAKE_USER_DATA => {
@@ -834,20 +904,44 @@ impl<M: Mode> Queue<M> {
     /// What the completion of a fetch or a commit brings: a request, or the end of its tag.
     fn delivery(&self, state: &mut State, completion: Completion) -> Result<Option<Tag>, Error> {
         // User data is looked up, not believed: only a tag that has a command in flight can complete.
-        let tag = u16::try_from(completion.user_data & !COMMIT_BIT).ok().map(Tag::new);
+        let tag = u16::try_from(completion.user_data & !(COMMIT_BIT | GET_DATA_BIT)).ok().map(Tag::new);
         let Some(tag) = tag.filter(|tag| state.in_flight.remove(*tag)) else {
             return Err(Error::Implausible { what: "a completion's user data", value: completion.user_data });
         };
         match completion.result {
             UBLK_IO_RES_OK => {
                 state.owned.insert(tag);
-                Ok(Some(tag))
+                match &self.pool {
+                    Some(pool) => Ok(self.choose(state, pool, tag)?.then_some(tag)),
+                    None => Ok(Some(tag)),
+                }
+            }
+            UBLK_IO_RES_NEED_GET_DATA if self.pool.is_some() => {
+                state.owned.insert(tag);
+                let deliverable = self.pool.as_ref().map(|pool| self.choose(state, pool, tag)).transpose()?;
+                // It is a WRITE, unless the driver contradicts itself.
+                if deliverable == Some(true) {
+                    return Err(Error::Implausible {
+                        what: "a request without data whose data is to be fetched",
+                        value: 1,
+                    });
+                }
+                Ok(None)
             }
             // The device was stopped; this tag is not fetched again.
-            UBLK_IO_RES_ABORT => Ok(None),
+            UBLK_IO_RES_ABORT => {
+                if let (Some(pool), Some(buffer)) = (&self.pool, self.table.buffer(tag)) {
+                    self.table.set_buffer(tag, None);
+                    pool.free(buffer);
+                }
+                Ok(None)
+            }
             other => {
-                let committed = completion.user_data & COMMIT_BIT != 0;
-                let command = if committed { Command::COMMIT_AND_FETCH_REQ } else { Command::FETCH_REQ };
+                let command = match completion.user_data & (COMMIT_BIT | GET_DATA_BIT) {
+                    0 => Command::FETCH_REQ,
+                    GET_DATA_BIT => Command::NEED_GET_DATA,
+                    _ => Command::COMMIT_AND_FETCH_REQ,
+                };
                 Err(self.refused(command, tag, Errno::from_raw(other)))
             }
         }
@@ -990,7 +1084,8 @@ impl<M: Mode> Queue<M> {
     pub fn fail_forgotten(&mut self) -> Result<(), Error> {
         let mut state = self.state()?;
         let (owned, detached) = (state.owned.clone(), state.detached.clone());
-        for tag in owned.without(&detached).filter(|tag| !self.table.has(*tag, Mark::OPERATING)) {
+        let is_waiting = |tag: Tag| self.pool.as_ref().is_some_and(|pool| pool.is_waiting(tag));
+        for tag in owned.without(&detached).filter(|tag| !self.table.has(*tag, Mark::OPERATING) && !is_waiting(*tag)) {
             state.completed.remove(tag);
             self.answer(&mut state, tag, failed(Errno::EIO))?;
         }
@@ -1065,8 +1160,8 @@ impl<M: Mode> Queue<M> {
     fn io_command(&self, tag: Tag, result: i32) -> Result<ublksrv_io_cmd, Error> {
         let mut sent = ublksrv_io_cmd::default();
         (sent.q_id, sent.tag, sent.result) = (self.id.raw(), tag.raw(), result);
-        if M::DATA == Data::Buffer {
-            sent.addr = self.memory.buffer_address(tag).ok_or(NO_TAG)?;
+        if M::DATA == Data::Buffer || self.table.buffer(tag).is_some() {
+            sent.addr = self.buffer_address(tag)?;
         }
         Ok(sent)
     }
@@ -1094,8 +1189,18 @@ impl<M: Mode> Queue<M> {
         // when no Request can live (Q2). A buffer is as long as the device's largest request (`new`), or as any device's
         // (`adopt`). The char device is open as long as `self`.
         let op = unsafe { Op::uring_cmd_addr(&self.char_device, command.raw(), words(&sent), addr) };
-        let commit_bit = if command == Command::COMMIT_AND_FETCH_REQ { COMMIT_BIT } else { 0 };
-        push(&mut state.ring, op, u64::from(tag.raw()) | commit_bit)
+        let which = match command {
+            Command::COMMIT_AND_FETCH_REQ => COMMIT_BIT,
+            Command::NEED_GET_DATA => GET_DATA_BIT,
+            _ => 0,
+        };
+        push(&mut state.ring, op, u64::from(tag.raw()) | which)?;
+        if let (Command::COMMIT_AND_FETCH_REQ, Some(pool), Some(buffer)) = (command, &self.pool, self.table.buffer(tag))
+        {
+            self.table.set_buffer(tag, None);
+            pool.give(buffer);
+        }
+        Ok(())
     }
 }
 
@@ -1240,6 +1345,7 @@ mod tests {
             memory: Memory::map(4, 512 << 10).unwrap(),
             table: Table::map(4, 0).unwrap(),
             shares: None,
+            pool: None,
             places: RequestFlags::NONE,
             depth: 4,
             largest: 512 << 10,

@@ -158,7 +158,7 @@ impl<M: Mode> Queue<M> {
     /// Whether operations find the data in the client's pages that are registered with the ring, and not in the tag's buffer.
     fn is_registered(&self, tag: Tag) -> bool {
         match M::DATA {
-            Data::Buffer | Data::UserCopy => false,
+            Data::Buffer | Data::Chosen | Data::UserCopy => false,
             Data::ByCommand => true,
             Data::Registered => !self.table.has(tag, Mark::UNREGISTERED),
         }
@@ -177,12 +177,12 @@ impl<M: Mode> Queue<M> {
             return Ok(Place { base: 0, buffer: Some(held.tag.raw()) });
         }
         let was_written = held.moved.end > 0 && !self.is_bounced(held.tag);
-        if was_written && M::DATA != Data::Buffer {
+        if was_written && !M::DATA.is_in_buffer() {
             return Err(Error::Invalid {
                 what: "the bytes of a READ are written by calls or by operations, not by both",
             });
         }
-        Ok(Place { base: self.memory.buffer_address(held.tag).ok_or(NO_TAG)?, buffer: None })
+        Ok(Place { base: self.buffer_address(held.tag)?, buffer: None })
     }
 
     /// Lets operations reach memory that is shared with clients and registered with the device under this number: at most 64 pieces.
@@ -344,7 +344,7 @@ impl<M: Mode> Queue<M> {
 
     /// Has the data of a request where its operations look for it.
     fn make_ready(&self, state: &mut State, tag: Tag, work: &Work, record: &mut Record) -> Result<(), Errno> {
-        if M::DATA == Data::Buffer {
+        if M::DATA.is_in_buffer() {
             return Ok(());
         }
         if !self.is_registered(tag) {
@@ -388,7 +388,7 @@ impl<M: Mode> Queue<M> {
 
     /// What the driver is told of a request that is completed. Of a READ, no byte is left that nobody put there.
     pub(super) fn settle(&self, held: &mut Held) -> i32 {
-        if M::DATA == Data::Buffer {
+        if M::DATA.is_in_buffer() {
             return held.completed_in_buffer();
         }
         let settled = held.completed().and_then(|(result, rest)| {
@@ -411,7 +411,7 @@ impl<M: Mode> Queue<M> {
     /// Gives back the pages that a command has registered, ahead of the commit: both are done as they are taken from the ring, in
     /// this order.
     pub(super) fn give_back(&self, state: &mut State, tag: Tag) -> Result<(), Error> {
-        if M::DATA == Data::Buffer {
+        if M::DATA.is_in_buffer() {
             return Ok(());
         }
         self.table.clear(tag, Mark::BOUNCED);

@@ -50,6 +50,10 @@ impl Mark {
     pub(super) const BOUNCED: Mark = Mark(1 << 5);
 }
 
+/// Where among the marks the number of the tag's buffer stands, and that it has one.
+const BUFFER_SHIFT: u32 = 32;
+const HAS_BUFFER: u64 = 1 << 48;
+
 /// What a request was when its operations were started, and how many are under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -215,6 +219,18 @@ impl Table {
     /// It does not hold any more; false where it did not.
     pub(super) fn clear(&self, tag: Tag, mark: Mark) -> bool {
         self.change(tag, |marks| (marks & mark.0 != 0).then_some(marks & !mark.0))
+    }
+
+    /// The buffer that was chosen for the tag.
+    pub(super) fn buffer(&self, tag: Tag) -> Option<Tag> {
+        let marks = self.read::<u64>(self.marks_offset(tag)?)?;
+        let [_, _, _, _, b0, b1, _, _] = marks.to_le_bytes();
+        (marks & HAS_BUFFER != 0).then(|| Tag::new(u16::from_le_bytes([b0, b1])))
+    }
+
+    pub(super) fn set_buffer(&self, tag: Tag, buffer: Option<Tag>) {
+        let bits = buffer.map_or(0, |buffer| HAS_BUFFER | u64::from(buffer.raw()) << BUFFER_SHIFT);
+        self.change(tag, |marks| Some(marks & ((1 << BUFFER_SHIFT) - 1) | bits));
     }
 
     fn change(&self, tag: Tag, change: impl FnOnce(u64) -> Option<u64>) -> bool {
