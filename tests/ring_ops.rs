@@ -411,10 +411,20 @@ fn what_is_hard_linked_starts_also_where_what_is_before_it_failed() {
     let target = address(&mut memory);
     // SAFETY: `memory` lives until all completions were taken, and nobody else uses it before.
     let read = unsafe { Op::read(&fd, 0, target, 16) };
-    // SAFETY: there is no such buffer.
-    let fails = unsafe { Op::read_fixed(&fd, 0, 0, 16, 9) };
+    // SAFETY: nothing is mapped at the first page, so that the kernel writes nowhere.
+    let fails = unsafe { Op::read(&fd, 0, 8, 16) };
     let ops = [read.hard_linked(), fails.hard_linked(), Op::fsync(&fd, false)];
     assert_eq!(results(&mut ring, &ops), [10, -libc::EFAULT, 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_io_uring), ignore = "this process may not set up a ring")]
+fn what_is_refused_as_it_is_submitted_cancels_its_whole_chain_hard_linked_or_not() {
+    let mut ring = local(8);
+    // SAFETY: nothing is mapped at the first page, so that there is nothing to read.
+    let refused = unsafe { Op::timeout(8, 0) };
+    let ops = [Op::nop().hard_linked(), refused.hard_linked(), Op::nop(), Op::nop()];
+    assert_eq!(results(&mut ring, &ops), [-libc::ECANCELED, -libc::EFAULT, -libc::ECANCELED, 0]);
 }
 
 #[test]

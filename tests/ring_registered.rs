@@ -11,6 +11,7 @@ use core::time::Duration;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::thread;
 
@@ -284,16 +285,38 @@ fn buffers_are_used_piece_by_piece_from_linux_6_12_on_and_refused_before() {
 
 #[test]
 #[cfg_attr(not(have_io_uring), ignore = "this process may not set up a ring")]
-fn what_a_bundle_of_provided_buffers_brings_is_right_after_their_counter_has_wrapped() {
-    let (reader, mut writer) = pipe_for_ring();
-    let mut ring = local();
-    let mut buffers = ring.register_buffer_ring(0, 4, 8, BufferUse::Whole).unwrap();
-    for round in 0..70_000_u64 {
-        writer.write_all(&round.to_ne_bytes()).unwrap();
-        ring.push(read(&reader, 0), round).unwrap();
-        let completion = next(&mut ring);
-        assert_eq!(completion.buffer().map(u64::from), Some(round % 4));
-        assert_eq!(take(&mut buffers, completion), round.to_ne_bytes());
+fn what_provided_buffers_bring_is_right_after_their_counter_has_wrapped() {
+    const BATCH: usize = 8;
+    let (from, to) = UnixDatagram::pair().unwrap();
+    let [from, to] = [from, to].map(|end| Fd::from(OwnedFd::from(end)));
+    let mut ring = Ring::local(16, 64).unwrap().enable().unwrap();
+    let mut buffers = ring.register_buffer_ring(0, 16, 8, BufferUse::Whole).unwrap();
+    // 2^16 is in the middle of the last batches.
+    for batch in 0..8200_u64 {
+        let messages: [[u8; 8]; BATCH] = std::array::from_fn(|index| [batch, u64::try_from(index).unwrap()])
+            .map(|[batch, index]| (batch * 8 + index).to_ne_bytes());
+        for message in &messages {
+            let start = u64::try_from(message.as_ptr().expose_provenance()).unwrap();
+            // SAFETY: the messages live, and are not written to, until all completions of the batch were taken.
+            ring.push(unsafe { Op::send(&from, start, 8, 0) }, 0).unwrap();
+        }
+        for index in 1..=BATCH {
+            // SAFETY: the memory is the group's, which is not unmapped.
+            let receive = unsafe { Op::recv(&to, 0, 0, 0) }.provided(0);
+            ring.push(receive, u64::try_from(index).unwrap()).unwrap();
+        }
+        let mut received = Vec::new();
+        for _ in 0..2 * BATCH {
+            let completion = next(&mut ring);
+            assert_eq!(completion.result, 8);
+            if completion.user_data > 0 {
+                received.push((completion.user_data, completion));
+            }
+        }
+        received.sort_by_key(|(number, _)| *number);
+        for ((_, completion), message) in received.into_iter().zip(messages) {
+            assert_eq!(take(&mut buffers, completion), message);
+        }
     }
 }
 

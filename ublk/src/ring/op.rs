@@ -428,6 +428,9 @@ impl Op {
     }
 
     /// As [`linked`](Op::linked), and the next operation starts also if this one fails (`IOSQE_IO_HARDLINK`, Linux 5.5).
+    ///
+    /// One that the kernel refuses as it takes it, because there is something in it that it does not know, cancels its whole chain all
+    /// the same, and so, before Linux 6.15, does one that names a registered buffer that there is not.
     #[must_use]
     pub const fn hard_linked(self) -> Op {
         self.with(IOSQE_IO_HARDLINK)
