@@ -10,18 +10,22 @@
 //! write pointer only, and a reset returns its memory to the system. What fails does so with the errnos that the block layer knows:
 //! a write elsewhere with `EIO`, one zone too many open with `ETOOMANYREFS`, and active with `EOVERFLOW`.
 //!
-//! The memory is a memfd, and the ring of each queue reads and writes it, in every mode alike: from and to the client's own pages
-//! where they are registered, else through the tag's buffer.
+//! The memory is a file of `/dev/shm` without a name, and the ring of each queue reads and writes it, in every mode alike: from and to
+//! the client's own pages where they are registered, else through the tag's buffer.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ublk::mode::{self, UserCopied};
 use ublk::{
-    Cache, Completed, DeviceId, Errno, Event, NewDevice, Operation, Params, Request, RingFile, Sectors, Server,
-    SharedMemory, Zone, ZoneCondition, Zones,
+    Cache, Completed, DeviceId, Errno, Event, Fd, NewDevice, Operation, Params, Request, RingFile, Sectors, Server,
+    Zone, ZoneCondition, Zones,
 };
 
 const USAGE: &str = "\
@@ -31,7 +35,7 @@ usage: zoned [--size BYTES[K|M|G]] [--zone-size BYTES] [--conventional N] [--max
 A zoned disk in memory. Prints the path of the block device once it can be
 used, and serves until SIGINT or SIGTERM.
 
-  --size BYTES        size of the disk, whole zones, up to 4G (256M)
+  --size BYTES        size of the disk, whole zones (256M)
   --zone-size BYTES   size of a zone, a power of two (4M)
   --conventional N    so many zones from the start on are written in any order (0)
   --max-open N        zones that are open at once, 0 for any number (0)
@@ -370,11 +374,18 @@ impl Options {
     }
 }
 
+/// A file of memory without a name, which reads as zeroes.
+fn memory(len_bytes: u64) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open("/dev/shm")?;
+    file.set_len(len_bytes)?;
+    Ok(file)
+}
+
 fn serve<M: UserCopied>(options: &Options) -> Result<(), String> {
     let size = Sectors::from_bytes(options.size).ok_or("--size is a multiple of 512")?;
     let zone = Sectors::from_bytes(options.zone_bytes).ok_or("--zone-size is a power of two of 512 or more")?;
-    let bytes = usize::try_from(options.size).map_err(|_| "--size does not fit into memory")?;
-    let memory = SharedMemory::new(bytes).map_err(|error| error.to_string())?;
+    let memory = memory(options.size).map_err(|error| format!("no memory of {size} in /dev/shm: {error}"))?;
+    let memory = Fd::from(OwnedFd::from(memory));
     let first = u64::try_from(options.conventional).unwrap_or(u64::MAX).saturating_mul(options.zone_bytes);
     if first >= options.size {
         return Err("a zoned disk has a zone with a write pointer".to_owned());
@@ -390,7 +401,7 @@ fn serve<M: UserCopied>(options: &Options) -> Result<(), String> {
     let stopped = Server::new(device, params)
         .stop_on_signals()
         .run_events(
-            |queue| queue.register_file(memory.fd()),
+            |queue| queue.register_file(&memory),
             |file, event| disk.answer(*file, event),
             |device| println!("/dev/ublkb{}", device.id()),
         )

@@ -33,6 +33,9 @@ pub(crate) const PLAN: &str = "/usr/lib/xtask/tests/plan";
 /// The folder of the test programs, which are called after their targets.
 pub(crate) const PROGRAMS: &str = "/usr/lib/xtask/tests/bin";
 
+/// The folder of modules that tests may load, in the order of their names: `tests/device_zoned.rs` does.
+pub(crate) const MODULES: &str = "/usr/lib/xtask/tests/modules";
+
 /// What a test may not make the kernel say.
 const ALARMS: [&str; 6] = ["WARNING:", "BUG:", "Oops", "general protection", "blocked for more than", "refcount_t"];
 

@@ -20,10 +20,14 @@ use crate::vm::{self, Guest, Wanted};
 use crate::workspace;
 
 /// What tests call, beside the project's own programs.
-const TOOLS: [Program; 3] = [packages::FIO, packages::MKE2FS, packages::E2FSCK];
+const TOOLS: [Program; 5] =
+    [packages::FIO, packages::MKE2FS, packages::E2FSCK, packages::MKFS_BTRFS, packages::BLKZONE];
+
+/// Modules that a test loads if it needs them.
+const MODULES: [&str; 1] = ["btrfs"];
 
 /// Everything that `cargo xtask test` calls.
-pub(crate) const NEEDS: [Program; 9] = [
+pub(crate) const NEEDS: [Program; 11] = [
     packages::CC,
     packages::CXX,
     packages::MANDOC,
@@ -33,6 +37,8 @@ pub(crate) const NEEDS: [Program; 9] = [
     packages::FIO,
     packages::MKE2FS,
     packages::E2FSCK,
+    packages::MKFS_BTRFS,
+    packages::BLKZONE,
 ];
 
 /// How often a machine may be lost before anything ran in it.
@@ -134,6 +140,9 @@ fn run_on(on: &Kernel, plan: &[Test], programs: &[TestProgram], own: &[PathBuf],
         }
         for tool in TOOLS {
             guest.files.add(tool.name)?;
+        }
+        if let Some(modules) = &on.modules {
+            vm::put_modules(&mut guest.files, modules, &MODULES, guest_tests::MODULES)?;
         }
         for program in programs {
             guest.files.program(&program.path, &format!("{}/{}", guest_tests::PROGRAMS, program.target))?;

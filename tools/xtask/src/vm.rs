@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::failure::{Context, Failure, Result};
@@ -189,6 +189,22 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     }
 }
 
+/// Puts modules, and what they depend on, into a guest's `folder`, under names in the order of loading. One that the kernel has
+/// built in, or not at all, has no file.
+pub(crate) fn put_modules(files: &mut Initramfs, modules: &Path, names: &[&str], folder: &str) -> Result<()> {
+    let modules = Modules::below(modules)?;
+    let mut order = Vec::new();
+    for name in names {
+        for (module, bytes) in modules.load_order(name)? {
+            if !order.contains(&module) {
+                files.file(&format!("{folder}/{:03}-{module}.ko", order.len()), 0o644, bytes);
+                order.push(module);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// This project's programs that are on a guest's PATH: those of the workspace with the examples, and `ublkctl`.
 pub(crate) fn programs() -> Result<Vec<PathBuf>> {
     let mut programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
@@ -251,21 +267,11 @@ impl Guest {
         files.program(&agent, "usr/lib/xtask/agent")?;
         files.directory("usr/lib/xtask/modules");
         if let Some(modules) = &kernel.modules {
-            let modules = Modules::below(modules)?;
-            // A kernel that has one of these built in, or not at all, has no such file.
             let mut names = vec!["virtio_pci", "virtio_console", "ublk_drv"];
             if !wanted.disks.is_empty() {
                 names.push("virtio_blk");
             }
-            let mut order = Vec::new();
-            for name in names {
-                for (module, bytes) in modules.load_order(name)? {
-                    if !order.contains(&module) {
-                        files.file(&format!("usr/lib/xtask/modules/{:03}-{module}.ko", order.len()), 0o644, bytes);
-                        order.push(module);
-                    }
-                }
-            }
+            put_modules(&mut files, modules, &names, "usr/lib/xtask/modules")?;
         }
         let mut disks = Vec::new();
         for (number, len_bytes) in wanted.disks.iter().enumerate() {
