@@ -265,6 +265,15 @@ impl<M: Mode> NewDevice<M> {
         self
     }
 
+    /// Has the requests come in batches: one completion brings many, and one command answers many. Threads and queues may then be of
+    /// any number: see [`PreparedQueue::share`](crate::PreparedQueue::share).
+    ///
+    /// Since Linux 7.0 (`UBLK_F_BATCH_IO`). The driver does not give `UBLK_F_PER_IO_DAEMON` with it.
+    pub const fn batch(mut self) -> NewDevice<M> {
+        self.features = self.features.union(Features::BATCH_IO);
+        self
+    }
+
     pub(crate) const fn asked_features(&self) -> Features {
         self.features.union(M::FEATURES)
     }

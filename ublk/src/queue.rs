@@ -223,6 +223,7 @@
 #![expect(unsafe_code, reason = "names buffers in commands and lends them to requests; Invariants Q1 and Q2 say when")]
 
 mod atomic;
+mod batch;
 mod descriptors;
 mod mailbox;
 mod memory;
@@ -232,6 +233,7 @@ mod references;
 mod request;
 mod table;
 mod tag_set;
+mod turn;
 mod user_copy;
 
 use core::cell::{Cell, RefCell, RefMut};
@@ -243,7 +245,7 @@ use core::time::Duration;
 
 use ublk_sys::{
     IORING_CQE_F_MORE, UBLK_AUTO_BUF_REG_FALLBACK, UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH,
-    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd,
+    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublk_batch_io, ublksrv_io_cmd,
 };
 
 pub use operations::{Completed, Operations, RingFile};
@@ -259,6 +261,7 @@ use crate::mode::{self, Data, Mode};
 use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
 use crate::syscall::{self, Fd};
 use crate::units::usize_from;
+use batch::{Batch, Elements, Piece, PreparedBatch};
 use descriptors::Descriptors;
 use mailbox::{Letter, LetterBox};
 use memory::{Memory, TagBuffer};
@@ -268,7 +271,7 @@ use table::{Mark, Table};
 use tag_set::TagSet;
 
 /// Features whose devices are served in another way.
-const NOT_SERVED: [Features; 2] = [Features::BATCH_IO, Features::SHMEM_ZC];
+const NOT_SERVED: [Features; 1] = [Features::SHMEM_ZC];
 
 /// Files that a queue's ring has room for.
 const FILES: u32 = 64;
@@ -299,6 +302,10 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     table: Table,
     largest: usize,
     char_device: Fd,
+    /// In the batch transport.
+    batch: Option<PreparedBatch>,
+    info: DeviceInfo,
+    operations: u16,
     mode: PhantomData<M>,
 }
 
@@ -321,7 +328,8 @@ impl PreparedQueue {
     ///
     /// # Errors
     ///
-    /// - [`Error::Invalid`]: the device has no such queue, or moves data in another way.
+    /// - [`Error::Invalid`]: the device has no such queue, or moves data in another way; or its requests come in batches: whoever else
+    ///   has its char device could have the driver write to any address of this process.
     /// - [`Error::System`]: `EINVAL` from [`MmapDescriptors`](SystemCall::MmapDescriptors) where `info` is another device's, or
     ///   another process has mapped a queue of this one; `ENODEV` where the descriptor is not a char device's of ublk; `ENOMEM`
     ///   from [`MmapAnonymous`](SystemCall::MmapAnonymous) where the address space is limited, or `vm.overcommit_memory` is 2.
@@ -332,7 +340,11 @@ impl PreparedQueue {
     pub fn adopt(char_device: Fd, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
         // `max_io_buf_bytes` has 32 bits, is a whole number of pages, and bounds the largest request.
         const LARGEST: usize = usize_from(u32::MAX - 0xfff);
-        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0)
+        if info.features().contains(Features::BATCH_IO) {
+            // No tag has a daemon then, and a commit says where the next request's data goes.
+            return Err(Error::Invalid { what: "a device whose requests come in batches is served by who added it" });
+        }
+        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0, None)
     }
 }
 
@@ -348,7 +360,45 @@ impl<M: Mode> PreparedQueue<M> {
         id: QueueId,
         operations: u16,
     ) -> Result<PreparedQueue<M>, Error> {
-        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, usize_from(info.max_io_bytes()), operations)
+        let largest = usize_from(info.max_io_bytes());
+        let queue = PreparedQueue::with_buffers(char_device.duplicate()?, info, id, largest, operations, None)?;
+        if let Some(batch) = &queue.batch {
+            batch.prepare(&queue.char_device, id, |tag| match M::DATA {
+                Data::Buffer => queue.memory.buffer_address(tag),
+                _ => Some(0),
+            })?;
+        }
+        Ok(queue)
+    }
+
+    /// The same queue for another thread, which serves it too: with a ring of its own, and the same buffers. For a device whose requests
+    /// come in batches ([`NewDevice::batch`](crate::NewDevice::batch)).
+    ///
+    /// The driver gives each request to one of them. Threads take turns: one gets the requests that come until it has had an eighth of
+    /// the queue's depth, unless [`fetch_room`](PreparedQueue::fetch_room) says otherwise. Files are registered with each ring.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: requests of this device come one by one, each to the thread that fetched its tag. [`Error::System`]: as for
+    /// [`Device::queue`](crate::Device::queue).
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.0.
+    pub fn share(&mut self) -> Result<PreparedQueue<M>, Error> {
+        let alone = Error::Invalid { what: "a queue is served by several threads where its requests come in batches" };
+        self.batch.as_mut().ok_or(alone)?.is_shared = true;
+        let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
+        let memory = Some(self.memory.beside()?);
+        PreparedQueue::with_buffers(char_device, &self.info, self.id, self.largest, self.operations, memory)
+    }
+
+    /// How many requests come to this thread before a fetch is to be sent again: in batches, 2048 unless set, or an eighth of the
+    /// depth where the queue is [shared](PreparedQueue::share). At least 1. It is without effect where requests come one by one.
+    pub fn fetch_room(&mut self, requests: u16) {
+        if let Some(batch) = &mut self.batch {
+            batch.room = Some(requests);
+        }
     }
 
     fn with_buffers(
@@ -357,6 +407,7 @@ impl<M: Mode> PreparedQueue<M> {
         id: QueueId,
         largest: usize,
         operations: u16,
+        shared: Option<Memory>,
     ) -> Result<PreparedQueue<M>, Error> {
         let invalid = |what| Err(Error::Invalid { what });
         if id.raw() >= info.queues() {
@@ -379,23 +430,29 @@ impl<M: Mode> PreparedQueue<M> {
         // A tag has one command staged or in flight, or its request's operations, with one that registers before them and one
         // that gives back before its commit. Two more are the polls that wake the queue.
         let per_tag = 1 + u32::from(operations) + if registers { 2 } else { 0 };
-        let all = u32::from(depth) * per_tag + 2;
+        // So are, in batches, two fetches and a commit.
+        let all = u32::from(depth) * per_tag + 5;
         // What does not fit at once is submitted in between, and completions that do not fit are kept by the kernel.
         let submissions = all.min(SUBMISSIONS).max(u32::from(depth) + 2);
         let ring = Ring::local(submissions, all.min(COMPLETIONS).max(submissions))?;
         if registers {
             ring.register_buffers(depth.into())?;
         }
+        let in_batches = info.features().contains(Features::BATCH_IO);
+        let batch = if in_batches { Some(PreparedBatch::map::<M>(depth, shared.is_some())?) } else { None };
         Ok(PreparedQueue {
             id,
             tags: 0..depth,
             ring,
             files: None,
             descriptors: Descriptors::map(&char_device, info, id)?,
-            memory: Memory::map(depth, buffer_len)?,
+            memory: shared.map_or_else(|| Memory::map(depth, buffer_len), Ok)?,
             table: Table::map(depth, operations)?,
             largest,
             char_device,
+            batch,
+            info: *info,
+            operations,
             mode: PhantomData,
         })
     }
@@ -424,7 +481,7 @@ impl<M: Mode> PreparedQueue<M> {
         self.files = Some(index);
         self.ring.set_file(index, file)?;
         self.files = Some(index + 1);
-        Ok(RingFile { queue: self.id, index })
+        Ok(RingFile { ring: self.ring.fd().raw(), index })
     }
 
     /// The queue's number.
@@ -449,9 +506,11 @@ impl<M: Mode> PreparedQueue<M> {
     /// Since Linux 6.0. `UBLK_U_IO_FETCH_REQ`, `ublk_fetch()`.
     pub fn fetch(self) -> Result<Queue<M>, Error> {
         let ring = self.ring.enable()?;
+        let batch = self.batch.map(|batch| batch.on(&ring)).transpose()?;
+        let in_batches = batch.is_some();
         let queue = Queue {
             ring_fd: ring.fd().raw(),
-            state: RefCell::new(State::over(ring)),
+            state: RefCell::new(State::over(ring, batch)),
             unanswered: Cell::new(0),
             descriptors: self.descriptors,
             memory: self.memory,
@@ -462,8 +521,12 @@ impl<M: Mode> PreparedQueue<M> {
             mode: self.mode,
         };
         let mut state = queue.state()?;
-        for tag in self.tags.map(Tag::new) {
-            queue.stage(&mut state, Command::FETCH_REQ, tag, 0)?;
+        if in_batches {
+            queue.send_batch(&mut state)?;
+        } else {
+            for tag in self.tags.map(Tag::new) {
+                queue.stage(&mut state, Command::FETCH_REQ, tag, 0)?;
+            }
         }
         state.ring.submit()?;
         drop(state);
@@ -531,6 +594,8 @@ struct State {
     /// The tags in `owned` whose requests are READs.
     reads: TagSet,
     answered: Answered,
+    /// In the batch transport, what takes the place of `in_flight`.
+    batch: Option<Batch>,
     wake: Wakeup,
     /// Whether the ring polls the mailbox's bell.
     bell_polled: bool,
@@ -593,10 +658,13 @@ impl<M: Mode> Queue<M> {
         if !state.owned.is_empty() {
             self.note_held(&mut state);
         }
-        match state.fault {
-            Some(fault) => Err(fault),
-            None => state.ring.submit_and_wait(timeout),
+        if let Some(fault) = state.fault {
+            return Err(fault);
         }
+        let count = self.send_batch(&mut state)?;
+        let wake = state.ring.submit_and_wait_for(count, timeout)?;
+        // Of a batch that has come some tags are left.
+        Ok(if count == 0 { Wake::Completions } else { wake })
     }
 
     /// Takes the next request that was delivered, if there is one. It makes no system call.
@@ -730,7 +798,12 @@ impl<M: Mode> Queue<M> {
     /// Takes completions until one delivers a request.
     fn next_delivery(&self) -> Result<Option<Tag>, Error> {
         let mut state = self.state()?;
-        while let Some(completion) = state.ring.next_completion() {
+        loop {
+            let delivered = self.next_of_batch(&mut state)?;
+            if delivered.is_some() {
+                return Ok(delivered);
+            }
+            let Some(completion) = state.ring.next_completion() else { return Ok(None) };
             match completion.user_data {
                 WAKE_USER_DATA => {
                     state.wake = Wakeup::None;
@@ -747,11 +820,14 @@ impl<M: Mode> Queue<M> {
                 }
             }
         }
-        Ok(None)
     }
 
     /// What the completion of a fetch or a commit brings: a request, or the end of its tag.
     fn delivery(&self, state: &mut State, completion: Completion) -> Result<Option<Tag>, Error> {
+        if let Some(batch) = &mut state.batch {
+            // What tags it has brought are taken one by one.
+            return self.batch_ended(batch, completion).map(|()| None);
+        }
         // User data is looked up, not believed: only a tag that has a command in flight can complete.
         let tag = u16::try_from(completion.user_data & !COMMIT_BIT).ok().map(Tag::new);
         let Some(tag) = tag.filter(|tag| state.in_flight.remove(*tag)) else {
@@ -845,7 +921,16 @@ impl<M: Mode> Queue<M> {
     /// ([`Error::Io`]), and every request was answered.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.state().is_ok_and(|state| state.in_flight.is_empty() && state.owned.is_empty())
+        self.state().is_ok_and(|state| {
+            let idle = state.in_flight.is_empty() && state.batch.as_ref().is_none_or(Batch::is_over);
+            idle && state.owned.is_empty()
+        })
+    }
+
+    /// In batches, how often a fetch was sent again because its buffer was used up ([`PreparedQueue::fetch_room`]).
+    #[must_use]
+    pub fn fetches_sent_again(&self) -> u64 {
+        self.state().map_or(0, |state| state.batch.as_ref().map_or(0, Batch::rearmed))
     }
 
     /// Requests that were delivered and not answered yet.
@@ -934,7 +1019,10 @@ impl<M: Mode> Queue<M> {
     fn answer(&self, state: &mut State, tag: Tag, result: i32) -> Result<(), Error> {
         state.release(tag);
         self.give_back(state, tag)?;
-        self.stage(state, Command::COMMIT_AND_FETCH_REQ, tag, result)
+        match &mut state.batch {
+            Some(batch) => self.collect_answer(batch, tag, result),
+            None => self.stage(state, Command::COMMIT_AND_FETCH_REQ, tag, result),
+        }
     }
 
     /// Has a request's answer come through the mailbox from now on.
@@ -955,9 +1043,13 @@ impl<M: Mode> Queue<M> {
         self.unanswered.set(self.unanswered.get().wrapping_add(1));
     }
 
-    /// What the fetch of a tag said in its entry; `None` for a tag that the queue has not. For programs that show what they do.
+    /// What the fetch of a tag said in its entry; `None` for a tag that the queue has not, and in batches, where no tag is fetched alone.
+    /// For programs that show what they do.
     #[must_use]
     pub fn fetch_sent(&self, tag: Tag) -> Option<Sent> {
+        if self.state().ok()?.batch.is_some() {
+            return None;
+        }
         let [first, second] = words(&self.io_command(tag, 0).ok()?);
         Some(Sent::of_words([first, second, 0, 0], None))
     }
@@ -996,6 +1088,29 @@ impl<M: Mode> Queue<M> {
     }
 }
 
+/// A command about the elements of a batch that stand in `piece`, and what it says of them; `None` where they do not lie in the array.
+fn elements_op(
+    char_device: &Fd,
+    command: Command,
+    queue: QueueId,
+    elements: &Elements,
+    piece: Piece,
+) -> Option<(Op, ublk_batch_io)> {
+    let (address, sent) = elements.sent(queue, piece)?;
+    // SAFETY: the driver reads the elements, which lie in a mapping that ends only when no such command is in flight (`Batch::end`).
+    // It uses the buffers that they name as Q3 says, from which they are unmapped only when no fetch is with it. They are those of the
+    // tags, as long as the device's largest request (`new`).
+    let op = unsafe { Op::uring_cmd_addr(char_device, command.raw(), batch::area(&sent), address) };
+    Some((op, sent))
+}
+
+/// A fetch, for whatever tags come: they are written to buffers of this group, and their requests' data to the tags' own.
+fn tags_op(char_device: &Fd, sent: &ublk_batch_io, group: u16) -> Op {
+    // SAFETY: the group is a BufferRing's. By Q3 the tags' buffers stay mapped until the completion that says that no more come was
+    // taken, and the driver writes to none that a thread has.
+    unsafe { Op::uring_cmd_multishot(char_device, Command::FETCH_IO_CMDS.raw(), batch::area(sent), group) }
+}
+
 /// Room in a queue's ring beyond which operations are submitted in between, and completions are kept by the kernel.
 const SUBMISSIONS: u32 = 4096;
 const COMPLETIONS: u32 = 32_768;
@@ -1012,7 +1127,7 @@ fn push(ring: &mut Ring<Local>, op: Op, user_data: u64) -> Result<(), Error> {
 
 impl State {
     /// Nothing is fetched yet.
-    fn over(ring: Ring<Local>) -> State {
+    fn over(ring: Ring<Local>, batch: Option<Batch>) -> State {
         State {
             ring,
             in_flight: TagSet::EMPTY,
@@ -1023,6 +1138,7 @@ impl State {
             timed: TagSet::EMPTY,
             reads: TagSet::EMPTY,
             answered: Answered::default(),
+            batch,
             wake: Wakeup::None,
             bell_polled: false,
             fault: None,
@@ -1051,16 +1167,30 @@ impl<M: Mode> Drop for Queue<M> {
                 // Its tag then stays in flight, or with the driver.
                 let _ = self.commit_letter(&mut state, tag, letter);
             }
-            if state.ring.submit_and_wait(Some(Duration::ZERO)).is_ok() {
+            // In batches, answers may be collected while others are with the driver.
+            let mut more = true;
+            while more {
+                more = self.send_commit(&mut state).unwrap_or(false);
+                if state.ring.submit_and_wait(Some(Duration::ZERO)).is_err() {
+                    break;
+                }
                 while let Some(completion) = state.ring.next_completion() {
-                    if completion.user_data < WAKE_USER_DATA {
-                        let _ = self.delivery(&mut state, completion);
-                    } else if completion.user_data & OPERATION_BIT != 0 {
-                        let _ = self.operation_ended(&mut state, completion);
+                    match completion.user_data {
+                        WAKE_USER_DATA | BELL_USER_DATA => {}
+                        data if data & OPERATION_BIT != 0 => drop(self.operation_ended(&mut state, completion)),
+                        _ => drop(self.delivery(&mut state, completion)),
                     }
                 }
             }
             idle = state.in_flight.is_empty() && state.operating == 0;
+            if let Some(batch) = state.batch.take() {
+                idle &= !batch.is_in_flight();
+                batch.end(|buffers| {
+                    // SAFETY: the fetch that selects from this group is not with the driver: the completion that said that no more
+                    // come was taken, or it was never sent.
+                    unsafe { buffers.unmap() };
+                });
+            }
         }
         // By Q1 an idle queue's buffers are nobody's, but for a token's, which has a Memory of its own. Any other queue's may
         // still be the kernel's: the end of the ring, which comes when its descriptor is closed, proves nothing, because the
@@ -1115,7 +1245,7 @@ mod tests {
         let (id, zero) = (QueueId::new(0), Fd::open(c"/dev/zero").unwrap());
         Queue {
             ring_fd: -1,
-            state: RefCell::new(State::over(Ring::fake())),
+            state: RefCell::new(State::over(Ring::fake(), None)),
             unanswered: Cell::new(0),
             descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),
