@@ -308,6 +308,10 @@ impl<M: Mode> NewDevice<M> {
         if !mode::is_of::<M>(self.asked_features()) {
             return invalid("how data travels is said by NewDevice::mode, and not by a feature");
         }
+        // The driver's queue of tags to be fetched has no size of 1.
+        if self.features.contains(Features::BATCH_IO) && self.depth < 2 {
+            return invalid("a queue whose requests come in batches has a depth of at least 2");
+        }
         if self.operations > MAX_OPERATIONS {
             return invalid("a request has at most 64 operations of the ring under way");
         }
@@ -337,6 +341,7 @@ mod tests {
             NewDevice::new().max_io_bytes((32 << 20) + 1),
             NewDevice::new().id(DeviceId::new(1 << 20)),
             NewDevice::new().features(Features::UNPRIVILEGED_DEV),
+            NewDevice::new().depth(1).batch(),
         ];
         for device in refused {
             assert!(device.checked().is_err(), "{device:?}");
