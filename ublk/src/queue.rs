@@ -1220,7 +1220,7 @@ fn words(sent: &ublksrv_io_cmd) -> [u64; 2] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::{Cell, Descriptors, Memory, PhantomData, Queue, RefCell, State, Table, words};
     use crate::golden::Golden;
     use crate::ring::Ring;
@@ -1238,8 +1238,8 @@ mod tests {
         assert_eq!(bytes[8..16], sent.addr.to_ne_bytes());
     }
 
-    /// A queue over files and a ring that are none of a driver's.
-    fn queue() -> Queue {
+    /// A queue of four tags over files and a ring that are none of a driver's.
+    pub(crate) fn queue() -> Queue {
         let mut info = ublksrv_ctrl_dev_info::default();
         (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes) = (1, 4, 512 << 10);
         let (id, zero) = (QueueId::new(0), Fd::open(c"/dev/zero").unwrap());

@@ -534,3 +534,285 @@ impl<M: Mode> Queue<M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Batch, COMMIT_USER_DATA, Commits, Committed, Elements, FETCH_BIT, FIRST_GROUP, Fetch, Form, Half, Piece, Stage,
+        fetch_sent,
+    };
+    use crate::golden::Golden;
+    use crate::mode;
+    use crate::queue::tests::queue;
+    use crate::queue::{Queue, elements_op, tags_op};
+    use crate::ring::{BufferRing, Completion, Local, Ring};
+    use crate::{Command, Errno, Error, QueueId, Tag};
+    use std::vec::Vec;
+    use ublk_sys::{IORING_CQE_F_BUFFER, IORING_CQE_F_MORE};
+
+    fn elements() -> Elements {
+        Elements::map(4, Form::of::<mode::Copy>()).unwrap()
+    }
+
+    /// Answers to these tags that were sent.
+    fn sent(tags: &[u16]) -> Commits {
+        let mut commits = Commits::over(elements());
+        for tag in tags {
+            commits.add(Tag::new(*tag), 4096, 8192).unwrap();
+        }
+        commits.send().unwrap();
+        commits
+    }
+
+    fn left(commits: &mut Commits) -> Vec<u16> {
+        let Some(piece) = commits.send() else { return Vec::new() };
+        (piece.from..piece.to).map(|index| commits.elements.tag(piece.half, index).unwrap().raw()).collect()
+    }
+
+    #[test]
+    fn a_commit_that_was_taken_whole_leaves_nothing() {
+        let mut commits = sent(&[3, 1, 2]);
+        assert_eq!(commits.completed(48), Ok(Committed::Done));
+        assert!(commits.is_empty() && !commits.in_flight);
+    }
+
+    #[test]
+    fn what_a_commit_left_is_sent_again_and_one_that_is_refused_is_named_and_left_out() {
+        let mut commits = sent(&[3, 1, 2, 0]);
+        assert_eq!(commits.completed(16), Ok(Committed::Done));
+        // What is answered meanwhile waits for it.
+        commits.add(Tag::new(3), -5, 0).unwrap();
+        assert_eq!(left(&mut commits), [1, 2, 0]);
+        assert_eq!(commits.completed(-16), Ok(Committed::Refused(Tag::new(1), Errno::EBUSY)));
+        assert_eq!(left(&mut commits), [2, 0]);
+        assert_eq!(commits.completed(-22), Ok(Committed::Refused(Tag::new(2), Errno::EINVAL)));
+        assert_eq!(left(&mut commits), [0]);
+        assert!(commits.has_more());
+        assert_eq!(commits.completed(16), Ok(Committed::Done));
+        assert_eq!(left(&mut commits), [3]);
+        assert!(!commits.has_more());
+        assert_eq!(commits.completed(16), Ok(Committed::Done));
+        assert!(commits.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_sent_while_a_commit_is_under_way_and_no_array_is_written_that_is() {
+        let mut commits = sent(&[0, 1]);
+        for tag in 0..4 {
+            commits.add(Tag::new(tag), 0, 0).unwrap();
+        }
+        assert_eq!(commits.add(Tag::new(0), 0, 0), None, "each tag is answered once");
+        assert_eq!(commits.send(), None);
+        assert_eq!((0..2).map(|index| commits.elements.tag(Half::First, index).unwrap().raw()).max(), Some(1));
+        assert_eq!(commits.completed(32), Ok(Committed::Done));
+        assert_eq!(left(&mut commits), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn an_answer_to_a_commit_that_cannot_be_is_not_believed_and_nothing_is_sent_twice() {
+        for result in [0, 1, 15, 17, 64, i32::MAX] {
+            let mut commits = sent(&[0, 1, 2]);
+            let wrong = Error::Implausible { what: "the bytes of a commit", value: u64::from(result.unsigned_abs()) };
+            assert_eq!(commits.completed(result), Err(wrong));
+            assert!(commits.is_empty() && !commits.in_flight);
+            assert!(commits.completed(48).is_err(), "nothing was sent");
+        }
+        let mut commits = Commits::over(elements());
+        commits.add(Tag::new(0), 0, 0).unwrap();
+        assert!(commits.completed(16).is_err(), "it was not sent yet");
+        assert_eq!(left(&mut commits), [0]);
+    }
+
+    /// A queue whose first fetch is with a kernel that the test plays.
+    fn in_batches() -> Queue {
+        let queue = queue();
+        let fetch = |group, stage| {
+            let buffers = BufferRing::fake(group, 1, 8);
+            Fetch { buffers, filled: 0, stage, is_unsure: false }
+        };
+        let batch = Batch {
+            fetches: [fetch(FIRST_GROUP, Stage::Armed), fetch(FIRST_GROUP + 1, Stage::Over)],
+            ready: None,
+            commits: Commits::over(elements()),
+            rearmed: 0,
+        };
+        queue.state().unwrap().batch = Some(batch);
+        queue
+    }
+
+    fn brings(queue: &Queue, tags: &[u16]) -> Completion {
+        let mut state = queue.state().unwrap();
+        let fetch = &mut state.batch.as_mut().unwrap().fetches[0];
+        let bytes: Vec<u8> = tags.iter().flat_map(|tag| tag.to_ne_bytes()).collect();
+        fetch.buffers.fill(0, fetch.filled, &bytes);
+        let flags = IORING_CQE_F_MORE | IORING_CQE_F_BUFFER;
+        Completion { user_data: FETCH_BIT, result: i32::try_from(bytes.len()).unwrap(), flags }
+    }
+
+    fn takes(queue: &Queue, completion: Completion) -> Result<(), Error> {
+        let mut state = queue.state().unwrap();
+        queue.delivery(&mut state, completion).map(|delivered| assert_eq!(delivered, None))
+    }
+
+    fn next(queue: &Queue) -> Result<Option<u16>, Error> {
+        let mut state = queue.state().unwrap();
+        queue.next_of_batch(&mut state).map(|tag| tag.map(Tag::raw))
+    }
+
+    #[test]
+    fn the_tags_of_a_batch_come_one_by_one_and_each_once() {
+        let queue = in_batches();
+        takes(&queue, brings(&queue, &[2, 0])).unwrap();
+        assert_eq!((next(&queue), next(&queue), next(&queue)), (Ok(Some(2)), Ok(Some(0)), Ok(None)));
+        takes(&queue, brings(&queue, &[3, 0])).unwrap();
+        assert_eq!(next(&queue), Ok(Some(3)));
+        assert!(matches!(next(&queue), Err(Error::Implausible { value: 0, .. })), "somebody has it");
+        assert_eq!((next(&queue), queue.owned()), (Ok(None), 3));
+        queue.commit(Tag::new(0), 0);
+        queue.state().unwrap().batch.as_mut().unwrap().fetches[0].filled = 0;
+        takes(&queue, brings(&queue, &[0])).unwrap();
+        assert_eq!(next(&queue), Ok(Some(0)), "it was answered");
+    }
+
+    #[test]
+    fn a_tag_that_another_thread_has_or_that_the_queue_has_not_is_refused_and_those_behind_it_come() {
+        let queue = in_batches();
+        assert!(queue.memory.beside().unwrap().turn(Tag::new(1)).unwrap().take());
+        takes(&queue, brings(&queue, &[1, 4, u16::MAX, 3])).unwrap();
+        for wrong in [1, 4, 65535] {
+            let what = "a tag that a batch brought";
+            assert_eq!(next(&queue), Err(Error::Implausible { what, value: wrong }));
+        }
+        assert_eq!((next(&queue), next(&queue), queue.owned()), (Ok(Some(3)), Ok(None), 1));
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_brings_nothing() {
+        let queue = in_batches();
+        let good = brings(&queue, &[0, 1]);
+        let wrong = [
+            Completion { result: 3, ..good },
+            Completion { result: 10, ..good },
+            Completion { result: i32::MAX, ..good },
+            Completion { flags: IORING_CQE_F_MORE, ..good },
+            Completion { flags: good.flags | 1 << 16, ..good },
+            Completion { user_data: FETCH_BIT | 1, ..good },
+            Completion { user_data: FETCH_BIT | 2, ..good },
+            Completion { user_data: FETCH_BIT | 1 << 20, ..good },
+            Completion { user_data: COMMIT_USER_DATA, ..good },
+            Completion { user_data: COMMIT_USER_DATA | 1, ..good },
+            Completion { user_data: 0, ..good },
+        ];
+        for completion in wrong {
+            let taken = takes(&queue, completion);
+            assert!(matches!(taken, Err(Error::Implausible { .. })), "{completion:?}: {taken:?}");
+            assert_eq!(next(&queue), Ok(None), "{completion:?}");
+        }
+        takes(&queue, good).unwrap();
+        assert_eq!(next(&queue), Ok(Some(0)));
+    }
+
+    #[test]
+    fn a_fetch_ends_with_the_device_is_sent_again_without_buffers_and_else_is_refused() {
+        let ends = |result: i32| {
+            let queue = in_batches();
+            let taken = takes(&queue, Completion { user_data: FETCH_BIT, result: -result, flags: 0 });
+            let state = queue.state().unwrap();
+            let batch = state.batch.as_ref().unwrap();
+            (taken, batch.fetches[0].stage, batch.fetches[0].is_unsure, batch.rearmed())
+        };
+        assert_eq!(ends(libc::ENODEV), (Ok(()), Stage::Over, true, 0));
+        assert_eq!(ends(libc::ENOBUFS), (Ok(()), Stage::Idle, true, 1));
+        let (taken, stage, _, _) = ends(libc::EINVAL);
+        assert!(matches!(taken, Err(Error::Io { command: Command::FETCH_IO_CMDS, errno: Errno::EINVAL, .. })));
+        assert_eq!(stage, Stage::Over);
+    }
+
+    #[test]
+    fn a_fetch_whose_buffer_is_used_up_is_known_to_stand_at_its_end() {
+        let queue = in_batches();
+        takes(&queue, brings(&queue, &[0, 1, 2, 3])).unwrap();
+        takes(&queue, Completion { user_data: FETCH_BIT, result: -libc::ENOBUFS, flags: 0 }).unwrap();
+        let mut state = queue.state().unwrap();
+        assert_eq!(queue.send_batch(&mut state), Ok(0), "the tags are taken before it is sent again");
+        assert_eq!(state.ring.staged(), 0);
+        for _ in 0..4 {
+            queue.next_of_batch(&mut state).unwrap().unwrap();
+        }
+        assert!(!state.batch.as_ref().unwrap().fetches[0].is_unsure);
+        assert_eq!(queue.send_batch(&mut state), Ok(1));
+        assert_eq!(state.ring.staged(), 1);
+    }
+
+    #[test]
+    fn a_wait_is_for_more_than_the_commit_that_completes_at_once() {
+        let queue = in_batches();
+        takes(&queue, brings(&queue, &[0, 1])).unwrap();
+        let mut state = queue.state().unwrap();
+        assert_eq!(queue.send_batch(&mut state), Ok(0), "there are tags already");
+        let tags = [(); 2].map(|()| queue.next_of_batch(&mut state).unwrap().unwrap());
+        assert_eq!(queue.send_batch(&mut state), Ok(1));
+        queue.answer(&mut state, tags[0], 0).unwrap();
+        assert_eq!(queue.send_batch(&mut state), Ok(2));
+        queue.answer(&mut state, tags[1], 0).unwrap();
+        assert_eq!((queue.send_batch(&mut state), state.ring.staged()), (Ok(1), 1), "one commit at a time");
+        drop(state);
+        takes(&queue, Completion { user_data: COMMIT_USER_DATA, result: 16, flags: 0 }).unwrap();
+        takes(&queue, Completion { user_data: FETCH_BIT, result: -libc::ENODEV, flags: 0 }).unwrap();
+        let mut state = queue.state().unwrap();
+        assert_eq!(queue.send_batch(&mut state), Ok(1), "nothing else comes");
+        drop(state);
+        assert!(!queue.is_finished());
+        takes(&queue, Completion { user_data: COMMIT_USER_DATA, result: 16, flags: 0 }).unwrap();
+        assert!(queue.is_finished());
+    }
+
+    #[test]
+    #[cfg_attr(not(target_endian = "little"), ignore = "the goldens are those of a little-endian machine")]
+    fn each_command_for_a_batch_is_the_golden_that_a_driver_has_accepted() {
+        let queue = queue();
+        let prepare = include_str!("../../../tests/goldens/UBLK_U_IO_PREP_IO_CMDS.txt");
+        let commit = include_str!("../../../tests/goldens/UBLK_U_IO_COMMIT_IO_CMDS.txt");
+        let fetch = include_str!("../../../tests/goldens/UBLK_U_IO_FETCH_IO_CMDS.txt");
+        let id = QueueId::new(0);
+        let staged = |op| {
+            let mut ring = Ring::<Local>::fake();
+            ring.push(op, 0).unwrap();
+            ring.staged_bytes().concat()
+        };
+        for (command, golden, result) in [(Command::PREP_IO_CMDS, prepare, 0), (Command::COMMIT_IO_CMDS, commit, 4096)]
+        {
+            let elements = elements();
+            for tag in 0..4 {
+                elements.set(Half::First, tag, Tag::new(tag), result, 1 << 40).unwrap();
+            }
+            let piece = Piece { half: Half::First, from: 0, to: 4 };
+            let (op, _) = elements_op(&queue.char_device, command, id, &elements, piece).unwrap();
+            let golden = Golden::parse(golden);
+            assert_eq!(Golden::compare(&golden.sqe, &staged(op)), Ok(()), "{command:?}");
+            let mut bytes = [0; 64];
+            elements.mapping.as_ref().unwrap().read_bytes(0, &mut bytes).unwrap();
+            assert_eq!(Golden::compare(&golden.buffer, &bytes), Ok(()), "{command:?}");
+        }
+        let op = tags_op(&queue.char_device, &fetch_sent(id), FIRST_GROUP);
+        assert_eq!(Golden::compare(&Golden::parse(fetch).sqe, &staged(op)), Ok(()));
+    }
+
+    #[test]
+    fn elements_say_what_their_mode_needs() {
+        let form = |form: Form| (form.flags, form.element_bytes);
+        assert_eq!(form(Form::of::<mode::Copy>()), (2, 16));
+        assert_eq!(form(Form::of::<mode::UserCopy>()), (0, 8));
+        assert_eq!(form(Form::of::<mode::ZeroCopy>()), (0, 8));
+        assert_eq!(form(Form::of::<mode::AutoRegister>()), (4, 8));
+        let elements = Elements::map(4, Form::of::<mode::AutoRegister>()).unwrap();
+        elements.set(Half::Second, 3, Tag::new(3), -5, 77).unwrap();
+        let mut bytes = [0; 8];
+        elements.mapping.as_ref().unwrap().read_bytes(7 * 8, &mut bytes).unwrap();
+        assert_eq!(
+            (&bytes[..2], &bytes[2..4], &bytes[4..]),
+            (&3_u16.to_ne_bytes()[..], &3_u16.to_ne_bytes()[..], &(-5_i32).to_ne_bytes()[..])
+        );
+        assert_eq!(elements.set(Half::First, 4, Tag::new(0), 0, 0), None);
+    }
+}

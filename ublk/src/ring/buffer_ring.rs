@@ -200,3 +200,17 @@ impl Completion {
         self.flags & IORING_CQE_F_MORE != 0
     }
 }
+
+#[cfg(test)]
+impl BufferRing {
+    /// Buffers that no ring has, so that the test plays the kernel.
+    pub(crate) fn fake(group: u16, count: u16, buffer_bytes: u32) -> BufferRing {
+        let queue = ProvidedQueue::new(BufferMemory::map(count, buffer_bytes).unwrap());
+        BufferRing { queue, group, used: BufferUse::Piecewise, part: None }
+    }
+
+    /// What the kernel writes to a buffer.
+    pub(crate) fn fill(&self, buffer: u16, offset: u32, bytes: &[u8]) {
+        self.queue.memory().fill(buffer, offset, bytes);
+    }
+}

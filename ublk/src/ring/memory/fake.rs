@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use std::vec;
 use std::vec::Vec;
 
-use super::Memory;
+use super::{BufferMemory, Memory};
 use crate::error::Error;
 use crate::mapping::Mapping;
 use crate::ring::geometry::{Geometry, tests};
@@ -56,6 +56,14 @@ impl Memory {
     pub(in crate::ring) fn set_bytes(&self, [rings, submissions]: &[Vec<u8>; 2]) {
         self.rings.write_bytes(0, rings).unwrap();
         self.submissions.write_bytes(0, submissions).unwrap();
+    }
+}
+
+impl BufferMemory {
+    /// What the kernel writes to a buffer.
+    pub(in crate::ring) fn fill(&self, buffer: u16, offset: u32, bytes: &[u8]) {
+        let start = self.buffer_offset(buffer).unwrap() + usize::try_from(offset).unwrap();
+        self.mapping.write_bytes(start, bytes).unwrap();
     }
 }
 
