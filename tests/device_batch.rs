@@ -10,14 +10,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread::{self, ThreadId};
+use std::thread;
 
 use harness::{Aligned, Served, is_mapped, nodes, open_direct, quiet_device, serve, serve_events, serve_on};
 use ublk::mode::{self, Mode, UserCopied};
 use ublk::{
-    Cache, Completed, Control, DeletedId, Device, DeviceInfo, Error, Event, Fd, NewDevice, Operation, Params,
+    Cache, Completed, Control, DeletedId, Device, DeviceInfo, Errno, Error, Event, Fd, NewDevice, Operation, Params,
     PreparedQueue, Queue, QueueId, Request, RequestFlags, RingFile, Sectors, Stopped,
 };
 
@@ -432,10 +432,10 @@ fn requests_are_detached_and_answered_elsewhere() {
 }
 
 /// Serves a queue until its device is stopped or `leave` is closed; where the buffer of the last WRITE is.
-fn serve_until(prepared: PreparedQueue, fetched: &mpsc::Sender<ThreadId>, leave: &Fd, seen: &AtomicUsize) -> Queue {
+fn serve_until(prepared: PreparedQueue, fetched: &mpsc::Sender<()>, leave: &Fd, seen: &AtomicUsize) -> Queue {
     let queue = prepared.fetch().unwrap();
     queue.wake_on(leave).unwrap();
-    fetched.send(thread::current().id()).unwrap();
+    fetched.send(()).unwrap();
     while !queue.is_finished() && !queue.is_woken() {
         queue.wait(None).unwrap();
         while let Some(request) = queue.next_request().unwrap() {
@@ -453,7 +453,7 @@ fn buffers_of_two_threads(early: bool) -> usize {
     let mut device = Device::add(Control::open().unwrap(), &quiet_device(4).batch(), &params()).unwrap();
     let mut prepared = device.queue(QueueId::new(0)).unwrap();
     let other = prepared.share().unwrap();
-    let third = other_never_fetched(&mut prepared);
+    let never_fetched = prepared.share().unwrap();
     let (fetched, is_fetched) = mpsc::channel();
     let ((stay, _kept_open), (leave, let_it_leave)) = (event(), event());
     let seen = AtomicUsize::new(0);
@@ -475,9 +475,9 @@ fn buffers_of_two_threads(early: bool) -> usize {
         let let_it_leave = if early {
             drop(let_it_leave);
             second.join().unwrap();
-            for _ in 0..8 {
-                disk.write_all_at(&Aligned::filled(4096, 1), 0).unwrap();
-            }
+            // A thread that ends with fetches under way has the driver give up the whole device.
+            let failed = disk.write_all_at(&Aligned::filled(4096, 1), 0).unwrap_err();
+            assert_eq!(failed.raw_os_error(), Some(Errno::EIO.raw()));
             None
         } else {
             Some((let_it_leave, second))
@@ -490,14 +490,10 @@ fn buffers_of_two_threads(early: bool) -> usize {
             second.join().unwrap();
         }
     });
-    assert!(is_mapped(seen.load(Ordering::Relaxed)), "the third has a reference");
-    drop(third);
+    assert!(is_mapped(seen.load(Ordering::Relaxed)), "the third keeps them");
+    drop(never_fetched);
     assert_eq!(device.delete(), Ok(DeletedId::Free));
     seen.load(Ordering::Relaxed)
-}
-
-fn other_never_fetched(prepared: &mut PreparedQueue) -> PreparedQueue {
-    prepared.share().unwrap()
 }
 
 #[test]
@@ -540,35 +536,19 @@ fn a_server_stops_again_and_again_however_many_threads_it_has() {
         return;
     }
     let before = (mappings(), open_files());
-    for round in 0..10 {
-        let stopped = AtomicBool::new(false);
-        let served = serve_on(
-            4,
-            NewDevice::new().batch().depth(8),
-            params(),
-            |_| Ok(()),
-            |(), event| match event {
-                Event::Request(request) => request.complete(),
-                Event::Completed(completed) => completed.finish(),
-            },
-        )
-        .unwrap();
-        let id = served.id();
+    for _ in 0..10 {
+        let device = NewDevice::new().batch().depth(8);
+        let complete = |(): &(), event: Event<'_>| match event {
+            Event::Request(request) => request.complete(),
+            Event::Completed(completed) => completed.finish(),
+        };
+        let served = serve_on(4, device, params(), |_| Ok(()), complete).unwrap();
+        let disks: Vec<File> = (0..3).map(|_| served.open_direct()).collect();
         thread::scope(|scope| {
-            for client in 0..3 {
-                let stopped = &stopped;
-                scope.spawn(move || {
-                    let disk = open_direct(id);
-                    // The disk goes away meanwhile.
-                    while disk.write_all_at(&Aligned::filled(4096, 1), client * 4096).is_ok() {
-                        if round % 2 == 0 && stopped.load(Ordering::Relaxed) {
-                            break;
-                        }
-                    }
-                });
+            for (disk, client) in disks.into_iter().zip(0..) {
+                // The disk goes away under them.
+                scope.spawn(move || while disk.write_all_at(&Aligned::filled(4096, 1), client * 4096).is_ok() {});
             }
-            thread::yield_now();
-            stopped.store(true, Ordering::Relaxed);
             assert_eq!(served.stop(), Ok(Stopped::Handle));
         });
     }

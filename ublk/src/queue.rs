@@ -12,6 +12,9 @@
 //! tag is in flight, or an operation that names it, and to the [`Request`] otherwise. No call of this module takes an address from
 //! outside.
 //!
+//! Where requests come in batches ([`NewDevice::batch`](crate::NewDevice::batch)) the same types serve them: one completion brings
+//! many requests, and one command takes all answers since the last wait. A queue may then be [shared](PreparedQueue::share) among threads.
+//!
 //! What the kernel would answer with corrupted memory does not compile. Each of these stands beside one that does, and differs in a
 //! line. A queue stays with the thread that fetched it; before that it may be sent:
 //!
@@ -377,6 +380,9 @@ impl<M: Mode> PreparedQueue<M> {
     /// The driver gives each request to one of them. Threads take turns: one gets the requests that come until it has had an eighth of
     /// the queue's depth, unless [`fetch_room`](PreparedQueue::fetch_room) says otherwise. Files are registered with each ring.
     ///
+    /// All of them serve until their queue [is finished](Queue::is_finished). Where one is dropped earlier, the driver gives up the whole
+    /// device: every further request fails.
+    ///
     /// # Errors
     ///
     /// [`Error::Invalid`]: requests of this device come one by one, each to the thread that fetched its tag. [`Error::System`]: as for
@@ -490,7 +496,8 @@ impl<M: Mode> PreparedQueue<M> {
         self.id
     }
 
-    /// Makes the calling thread the daemon of every tag of the queue, by fetching each.
+    /// Makes the calling thread the daemon of every tag of the queue, by fetching each. In batches there are no daemons: it is one of the
+    /// threads that requests go to.
     ///
     /// When every queue of the device has returned from this, the device can be started. The driver does not notice that one was
     /// dropped meanwhile. A daemon that ends leaves its requests unanswered until the whole server lets go of the char device.
@@ -552,6 +559,9 @@ impl<M: Mode> PreparedQueue<M> {
 /// Invariant Q2: a tag is in `owned` from the completion that delivers its request until the answer is staged. For each
 /// there is at most one [`Request`] or [`DetachedRequest`], made when the tag came into `owned`; answering consumes it. No
 /// tag is in both sets. A tag is in `detached` too from when its request was detached until the answer is staged.
+///
+/// Invariant Q3: in batches a fetch takes the place of `in_flight`. The buffers of all threads that serve the queue are unmapped only
+/// if none ended with a fetch or a commit in flight, and of these threads one has a tag in `owned`: the one that has its turn.
 pub struct Queue<M: Mode = mode::Copy> {
     state: RefCell<State>,
     unanswered: Cell<u64>,
