@@ -240,6 +240,30 @@ fn ten_thousand_requests_are_each_answered_once_and_every_thread_has_its_turn() 
     assert!(counts.len() == 4 && counts.values().all(|count| *count >= 100), "{counts:?}");
 }
 
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_server_has_other_than_one_thread_for_each_queue_without_batches_too() {
+    for (queues, threads) in [(4, 1), (1, 3)] {
+        let (before, memory) = (nodes(), memory());
+        let device = NewDevice::new().queues(queues).depth(8);
+        let target = move |(): &(), event: Event<'_>| {
+            let Event::Request(request) = event else { panic!("no operation was started") };
+            ram(&memory, request);
+        };
+        match serve_on(threads, device, params(), |_| Ok(()), target) {
+            Ok(served) => {
+                clients(&served.info, 6, 20);
+                assert_eq!(served.stop(), Ok(Stopped::Handle));
+            }
+            Err(error) => {
+                assert!(threads > queues && matches!(error, Error::Unsupported { .. }), "{error}");
+                println!("refused: {error}");
+            }
+        }
+        assert_eq!(nodes(), before);
+    }
+}
+
 /// An event for [`Queue::wake_on`], and the end that sets it off.
 fn event() -> (Fd, UnixStream) {
     let (read, write) = UnixStream::pair().unwrap();
@@ -564,10 +588,8 @@ fn what_takes_batches_is_refused_without_and_what_does_not_with_them() {
     invalid(queue.share().map(drop));
     drop(queue);
     device.delete().unwrap();
-    for threads in [0, 2] {
-        let device = NewDevice::new();
-        invalid(serve_on(threads, device, params(), |_| Ok(()), |(), event| drop(event)).map(|_| ()));
-    }
+    let nobody = serve_on(0, NewDevice::new(), params(), |_| Ok(()), |(), event: Event<'_>| drop(event));
+    invalid(nobody.map(|_| ()));
     assert_eq!(nodes(), Vec::<String>::new());
     if !has_batches() {
         return;

@@ -17,7 +17,7 @@ use crate::features::Features;
 use crate::id::QueueId;
 use crate::mode::{self, Mode};
 use crate::params::Params;
-use crate::queue::PreparedQueue;
+use crate::queue::{Overlays, PreparedQueue};
 use crate::syscall::{self, Fd};
 
 /// How long a fresh char device may take to become ours: udev gives the node its owner.
@@ -72,6 +72,7 @@ pub struct Device<M: Mode = mode::Copy> {
     queues: [u64; 64],
     /// Operations of the ring that a request can have under way.
     operations: u16,
+    overlays: Overlays,
     mode: PhantomData<M>,
 }
 
@@ -91,7 +92,9 @@ impl<M: Mode> Device<M> {
     ///
     /// # Errors
     ///
-    /// - [`Error::Invalid`]: the numbers or the parameters are outside of what the driver takes; nothing was sent.
+    /// - [`Error::Invalid`]: the numbers or the parameters are outside of what the driver takes, or do not fit each other; nothing
+    ///   was sent.
+    /// - [`Error::UnsupportedParams`]: the driver is too old for parameters of a kind;
     /// - those of [`Control::add`] and [`Control::set_params`];
     /// - [`Error::OpenCharDevice`]: `EACCES`, the node was given to somebody else; `EBUSY`, somebody else has it open;
     /// - [`Error::WrongNode`]: `/dev/ublkcN` leads to another device;
@@ -102,11 +105,11 @@ impl<M: Mode> Device<M> {
     /// `UBLK_U_CMD_ADD_DEV` and `UBLK_U_CMD_SET_PARAMS`.
     pub fn add(mut control: Control, device: &NewDevice<M>, params: &Params) -> Result<Device<M>, Error> {
         // Before anything is sent, so that what is wrong with them leaves no trace.
-        params.checked()?;
+        params.checked(device.asked_features(), device.asked_max_io_bytes())?;
         let operations = device.asked_operations();
         let info = control.add(device)?;
-        let (char_device, phase, queues) = (None, Phase::New, [0; 64]);
-        let mut device = Device { control, info, char_device, phase, queues, operations, mode: PhantomData };
+        let (char_device, phase, queues, overlays) = (None, Phase::New, [0; 64], Overlays::of(params));
+        let mut device = Device { control, info, char_device, phase, queues, operations, overlays, mode: PhantomData };
         let char_device = CharDevice::open(info.id(), NODE_PATIENCE)?;
         // The open file pins the id: what is true of it now stays true. Before, it could have become another device's: its
         // parameters would be overwritten, and the buffers made for the wrong size.
@@ -161,7 +164,7 @@ impl<M: Mode> Device<M> {
         if given {
             return invalid("a queue can be had once");
         }
-        let queue = PreparedQueue::new(char_device, &self.info, id, self.operations)?;
+        let queue = PreparedQueue::new(char_device, &self.info, id, self.operations, self.overlays)?;
         if let Some(word) = self.queues.get_mut(index / 64) {
             *word |= bit;
         }

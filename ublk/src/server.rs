@@ -141,8 +141,8 @@ impl<M: Mode> Server<M> {
     }
 
     /// Sets how many threads serve the device's queues: one for each queue unless set. Where there are fewer threads than queues, a thread
-    /// serves several, 63 at most. Where there are more, several serve one, whose requests have to come in batches
-    /// ([`NewDevice::batch`]).
+    /// serves several, 63 at most. Where there are more, several serve one: which [share](PreparedQueue::share) it where requests come
+    /// in batches, and have [some of its tags](PreparedQueue::split_off) each otherwise (Linux 6.16).
     pub const fn threads(mut self, threads: u16) -> Server<M> {
         self.threads = Some(threads);
         self
@@ -177,7 +177,7 @@ impl<M: Mode> Server<M> {
     /// - [`Error::Held`]: the server was to stop, and the target sat on a request, or had forgotten it. The device is gone;
     ///   whoever waits for such a request gets `EIO`;
     /// - [`Error::Invalid`]: a feature was asked for that makes the device outlive its server; or no [thread](Server::threads), too few
-    ///   of them, or more than the queues can have;
+    ///   of them, or more than there are tags;
     /// - [`Error::System`] with [`SystemCall::Thread`], [`SystemCall::Eventfd`], [`SystemCall::Signalfd`],
     ///   [`SystemCall::SetAffinity`].
     pub fn run<T, S>(self, target: T, started: S) -> Result<Stopped, Error>
@@ -287,7 +287,8 @@ fn daemons<M: Mode, P>(
     threads: Option<u16>,
     prepare: impl Fn(&mut PreparedQueue<M>) -> Result<P, Error>,
 ) -> Result<Vec<Daemon<M, P>>, Error> {
-    let queues = device.info().queues();
+    let (queues, depth) = (device.info().queues(), device.info().depth());
+    let in_batches = device.info().features().contains(Features::BATCH_IO);
     let threads = threads.unwrap_or(queues);
     if threads == 0 || usize::from(queues.div_ceil(threads)) > MAX_QUEUES {
         return Err(Error::Invalid { what: "a server has a thread at least, and each serves at most 63 queues" });
@@ -303,8 +304,10 @@ fn daemons<M: Mode, P>(
     };
     for id in 0..queues {
         let mut queue = device.queue(QueueId::new(id))?;
-        for number in (id..threads).step_by(queues.into()).skip(1) {
-            give(number.into(), queue.share()?)?;
+        let numbers = (id..threads).step_by(queues.into());
+        let tags = depth / u16::try_from(numbers.len()).unwrap_or(u16::MAX).max(1);
+        for number in numbers.skip(1) {
+            give(number.into(), if in_batches { queue.share()? } else { queue.split_off(tags)? })?;
         }
         give(id.into(), queue)?;
     }

@@ -10,11 +10,11 @@ use core::ptr::{self, NonNull};
 use core::time::Duration;
 
 use ublk_sys::{
-    IORING_ENTER_EXT_ARG, IORING_ENTER_REGISTERED_RING, IORING_REGISTER_BUFFERS2, IORING_REGISTER_ENABLE_RINGS,
-    IORING_REGISTER_FILES_UPDATE, IORING_REGISTER_FILES2, IORING_REGISTER_PBUF_RING, IORING_REGISTER_RESTRICTIONS,
-    IORING_REGISTER_RING_FDS, IORING_RSRC_REGISTER_SPARSE, IORING_UNREGISTER_PBUF_RING, IORING_UNREGISTER_RING_FDS,
-    io_uring_buf_reg, io_uring_getevents_arg, io_uring_params, io_uring_restriction, io_uring_rsrc_register,
-    io_uring_rsrc_update,
+    IORING_ENTER_EXT_ARG, IORING_ENTER_REGISTERED_RING, IORING_REGISTER_BUFFERS_UPDATE, IORING_REGISTER_BUFFERS2,
+    IORING_REGISTER_ENABLE_RINGS, IORING_REGISTER_FILES_UPDATE, IORING_REGISTER_FILES2, IORING_REGISTER_PBUF_RING,
+    IORING_REGISTER_RESTRICTIONS, IORING_REGISTER_RING_FDS, IORING_RSRC_REGISTER_SPARSE, IORING_UNREGISTER_PBUF_RING,
+    IORING_UNREGISTER_RING_FDS, io_uring_buf_reg, io_uring_getevents_arg, io_uring_params, io_uring_restriction,
+    io_uring_rsrc_register, io_uring_rsrc_update, io_uring_rsrc_update2,
 };
 
 use crate::errno::Errno;
@@ -259,6 +259,30 @@ pub(crate) fn update_file(ring: &Fd, index: u32, file: Option<&Fd>) -> Result<u3
     counted(returned)
 }
 
+/// `IORING_REGISTER_BUFFERS_UPDATE` of one slot of the ring's table of buffers: the `len` bytes at `address`, whose pages the kernel
+/// pins; no bytes empty it. How many slots were changed.
+pub(crate) fn update_buffer(ring: &Fd, index: u32, address: u64, len: u64) -> Result<u32, Errno> {
+    // A `struct iovec`.
+    let vector = [address, len];
+    let mut update = io_uring_rsrc_update2::default();
+    update.offset = index;
+    update.data = u64_from(ptr::from_ref(&vector).expose_provenance());
+    update.nr = 1;
+    let argument: *const io_uring_rsrc_update2 = &update;
+    // SAFETY: `argument` points to one io_uring_rsrc_update2, whose size is told and which names one iovec; both live through the
+    // call, in which alone the kernel reads them. What the iovec names it only pins here.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            ring.0,
+            IORING_REGISTER_BUFFERS_UPDATE,
+            argument,
+            size_of::<io_uring_rsrc_update2>(),
+        )
+    };
+    counted(returned)
+}
+
 /// `IORING_REGISTER_PBUF_RING`: has the ring take the buffers of a group from a ring of `entries` of them at `address`.
 ///
 /// # Safety
@@ -414,8 +438,55 @@ const fn small<const N: usize>() -> c_int {
 }
 
 /// `MSG_WAITALL | MSG_NOSIGNAL`: all of it, and no SIGPIPE.
-#[expect(clippy::as_conversions, clippy::cast_sign_loss, reason = "two positive constants of libc")]
+#[expect(clippy::as_conversions, reason = "two positive constants of libc, and no const conversion exists")]
 pub(crate) const WHOLE_MESSAGE: u32 = (libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32;
+
+/// `fstat(2)`: bytes of a file.
+pub(crate) fn len(file: &Fd) -> Result<u64, Errno> {
+    let mut stat = core::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: `stat` is one stat, borrowed for us alone while the kernel writes it.
+    let returned = unsafe { libc::fstat(file.0, stat.as_mut_ptr()) };
+    if returned < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: fstat has initialised it.
+    let stat = unsafe { stat.assume_init() };
+    u64::try_from(stat.st_size).map_err(|_| Errno::EINVAL)
+}
+
+/// `memfd_create(2)`: an empty file of memory that can be sealed.
+pub(crate) fn memfd(name: &CStr) -> Result<Fd, Errno> {
+    // SAFETY: `name` is a C string that lives through the call, which writes no memory of ours.
+    owned(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL) })
+}
+
+/// `ftruncate(2)`: gives a file this many bytes.
+pub(crate) fn set_len(file: &Fd, len: u64) -> Result<(), Errno> {
+    let len = libc::off_t::try_from(len).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: ftruncate takes numbers, and touches no memory of ours: whoever has the file mapped checked its seals.
+    let returned = unsafe { libc::ftruncate(file.0, len) };
+    if returned == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// The file gets no smaller.
+pub(crate) const SEAL_SHRINK: c_int = libc::F_SEAL_SHRINK;
+
+/// The file gets no larger.
+pub(crate) const SEAL_GROW: c_int = libc::F_SEAL_GROW;
+
+/// `fcntl(2)` with `F_GET_SEALS`: what can no longer be done with a memfd.
+pub(crate) fn seals(file: &Fd) -> Result<c_int, Errno> {
+    // SAFETY: F_GET_SEALS takes and gives numbers, and touches no memory of ours.
+    let returned = unsafe { libc::fcntl(file.0, libc::F_GET_SEALS) };
+    if returned < 0 { Err(last_errno()) } else { Ok(returned) }
+}
+
+/// `fcntl(2)` with `F_ADD_SEALS`.
+pub(crate) fn add_seals(file: &Fd, seals: c_int) -> Result<(), Errno> {
+    // SAFETY: F_ADD_SEALS takes numbers, and touches no memory of ours.
+    let returned = unsafe { libc::fcntl(file.0, libc::F_ADD_SEALS, seals) };
+    if returned == 0 { Ok(()) } else { Err(last_errno()) }
+}
 
 /// `fallocate(2)` of `len` bytes at `offset`, in this mode.
 #[cfg(feature = "std")]

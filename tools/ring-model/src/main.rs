@@ -26,6 +26,7 @@ use std::env;
 /// The files that have all the orderings.
 const SOURCES: [&str; 4] = [
     include_str!("../../../ublk/src/ring/shared.rs"),
+    include_str!("../../../ublk/src/ring/provided.rs"),
     include_str!("../../../ublk/src/queue/mailbox.rs"),
     include_str!("../../../ublk/src/queue/references.rs"),
     include_str!("../../../ublk/src/queue/turn.rs"),

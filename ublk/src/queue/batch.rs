@@ -14,10 +14,14 @@
 //!
 //! Invariant Q3 (`SAFETY.md`) says what belongs to whom.
 
-use ublk_sys::{UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK, UBLK_BATCH_F_HAS_BUF_ADDR, ublk_batch_io, ublk_elem_header};
+use ublk_sys::{
+    UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK, UBLK_BATCH_F_HAS_BUF_ADDR, UBLK_BATCH_F_HAS_ZONE_LBA, ublk_batch_io,
+    ublk_elem_header, ublksrv_io_cmd,
+};
 
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent};
+use crate::features::Features;
 use crate::id::{QueueId, Tag};
 use crate::mapping::Mapping;
 use crate::mode::{Data, Mode};
@@ -52,16 +56,25 @@ pub(super) struct Form {
 }
 
 const HEADER_BYTES: u8 = 8;
-const ADDRESS_BYTES: u8 = 8;
+const WORD_BYTES: u8 = 8;
+
+/// Behind the header there is a word: the buffer's address, or where a zone append went.
+const HAS_WORD: u16 = UBLK_BATCH_F_HAS_BUF_ADDR | UBLK_BATCH_F_HAS_ZONE_LBA;
 const _: () = assert!(size_of::<ublk_elem_header>() == 8);
 
 impl Form {
-    pub(super) const fn of<M: Mode>() -> Form {
-        match M::DATA {
-            Data::Buffer => Form { flags: UBLK_BATCH_F_HAS_BUF_ADDR, element_bytes: HEADER_BYTES + ADDRESS_BYTES },
-            Data::Registered => Form { flags: UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK, element_bytes: HEADER_BYTES },
-            Data::UserCopy | Data::ByCommand => Form { flags: 0, element_bytes: HEADER_BYTES },
+    /// Of a queue of a device with these features. A zoned one is in no mode with a buffer, so that an element has one of the two.
+    pub(super) fn of<M: Mode>(features: Features) -> Form {
+        let mut flags = match M::DATA {
+            Data::Buffer => UBLK_BATCH_F_HAS_BUF_ADDR,
+            Data::Registered => UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK,
+            Data::UserCopy | Data::ByCommand => 0,
+        };
+        if features.contains(Features::ZONED) && M::DATA != Data::Buffer {
+            flags |= UBLK_BATCH_F_HAS_ZONE_LBA;
         }
+        let word = if flags & HAS_WORD == 0 { 0 } else { WORD_BYTES };
+        Form { flags, element_bytes: HEADER_BYTES + word }
     }
 
     /// What a command says of its elements.
@@ -139,15 +152,15 @@ impl Elements {
     }
 
     /// Writes an element; `None` where there is no such place.
-    fn set(&self, half: Half, index: u16, tag: Tag, result: i32, address: u64) -> Option<()> {
+    fn set(&self, half: Half, index: u16, tag: Tag, result: i32, word: u64) -> Option<()> {
         let (place, mapping) = (self.place(half, index)?, self.mapping.as_ref()?);
         let [t0, t1] = tag.raw().to_ne_bytes();
         // Where the driver registers pages, a tag's are always the buffer of its own number.
         let [b0, b1] = if self.form.flags & UBLK_BATCH_F_AUTO_BUF_REG_FALLBACK == 0 { [0, 0] } else { [t0, t1] };
         let [r0, r1, r2, r3] = result.to_ne_bytes();
         mapping.write(place, u64::from_ne_bytes([t0, t1, b0, b1, r0, r1, r2, r3]))?;
-        if self.form.flags & UBLK_BATCH_F_HAS_BUF_ADDR != 0 {
-            mapping.write(place + usize::from(HEADER_BYTES), address)?;
+        if self.form.flags & HAS_WORD != 0 {
+            mapping.write(place + usize::from(HEADER_BYTES), word)?;
         }
         Some(())
     }
@@ -199,8 +212,8 @@ impl Commits {
         Commits { elements, open: Half::First, collected: 0, sent: None, in_flight: false }
     }
 
-    fn add(&mut self, tag: Tag, result: i32, address: u64) -> Option<()> {
-        self.elements.set(self.open, self.collected, tag, result, address)?;
+    fn add(&mut self, tag: Tag, result: i32, word: u64) -> Option<()> {
+        self.elements.set(self.open, self.collected, tag, result, word)?;
         self.collected += 1;
         Some(())
     }
@@ -316,8 +329,8 @@ pub(super) struct PreparedBatch {
 }
 
 impl PreparedBatch {
-    pub(super) fn map<M: Mode>(depth: u16, is_shared: bool) -> Result<PreparedBatch, Error> {
-        Ok(PreparedBatch { elements: Elements::map(depth, Form::of::<M>())?, is_shared, room: None })
+    pub(super) fn map(depth: u16, form: Form, is_shared: bool) -> Result<PreparedBatch, Error> {
+        Ok(PreparedBatch { elements: Elements::map(depth, form)?, is_shared, room: None })
     }
 
     /// Tells the driver of every tag of the queue, through a ring that is gone when this returns.
@@ -493,12 +506,11 @@ impl<M: Mode> Queue<M> {
         Ok(true)
     }
 
-    /// Collects the answer to a request whose token is gone.
-    pub(super) fn collect_answer(&self, batch: &mut Batch, tag: Tag, result: i32) -> Result<(), Error> {
-        let address = if M::DATA == Data::Buffer { self.memory.buffer_address(tag).ok_or(NO_TAG)? } else { 0 };
+    /// Collects the answer to a request whose token is gone: what one for its tag alone would say.
+    pub(super) fn collect_answer(&self, batch: &mut Batch, tag: Tag, answer: &ublksrv_io_cmd) -> Result<(), Error> {
         let turn = self.memory.turn(tag).ok_or(NO_TAG)?;
         let full = Error::Invalid { what: "a tag is answered once before the driver has its answer" };
-        batch.commits.add(tag, result, address).ok_or(full)?;
+        batch.commits.add(tag, answer.result, answer.addr).ok_or(full)?;
         turn.give_back();
         Ok(())
     }
@@ -546,12 +558,12 @@ mod tests {
     use crate::queue::tests::queue;
     use crate::queue::{Queue, elements_op, tags_op};
     use crate::ring::{BufferRing, Completion, Local, Ring};
-    use crate::{Command, Errno, Error, QueueId, Tag};
+    use crate::{Command, Errno, Error, Features, QueueId, Tag};
     use std::vec::Vec;
     use ublk_sys::{IORING_CQE_F_BUFFER, IORING_CQE_F_MORE};
 
     fn elements() -> Elements {
-        Elements::map(4, Form::of::<mode::Copy>()).unwrap()
+        Elements::map(4, Form::of::<mode::Copy>(Features::NONE)).unwrap()
     }
 
     /// Answers to these tags that were sent.
@@ -801,11 +813,12 @@ mod tests {
     #[test]
     fn elements_say_what_their_mode_needs() {
         let form = |form: Form| (form.flags, form.element_bytes);
-        assert_eq!(form(Form::of::<mode::Copy>()), (2, 16));
-        assert_eq!(form(Form::of::<mode::UserCopy>()), (0, 8));
-        assert_eq!(form(Form::of::<mode::ZeroCopy>()), (0, 8));
-        assert_eq!(form(Form::of::<mode::AutoRegister>()), (4, 8));
-        let elements = Elements::map(4, Form::of::<mode::AutoRegister>()).unwrap();
+        assert_eq!(form(Form::of::<mode::Copy>(Features::NONE)), (2, 16));
+        assert_eq!(form(Form::of::<mode::UserCopy>(Features::NONE)), (0, 8));
+        assert_eq!(form(Form::of::<mode::ZeroCopy>(Features::NONE)), (0, 8));
+        assert_eq!(form(Form::of::<mode::AutoRegister>(Features::NONE)), (4, 8));
+        assert_eq!(form(Form::of::<mode::UserCopy>(Features::ZONED)), (1, 16));
+        let elements = Elements::map(4, Form::of::<mode::AutoRegister>(Features::NONE)).unwrap();
         elements.set(Half::Second, 3, Tag::new(3), -5, 77).unwrap();
         let mut bytes = [0; 8];
         elements.mapping.as_ref().unwrap().read_bytes(7 * 8, &mut bytes).unwrap();
