@@ -201,8 +201,8 @@ fn operations_of_the_ring_reach_what_a_client_shares() {
                         Event::Request(request) => request,
                     };
                     if let Ok(index) = known.try_recv() {
-                        queue.share(index, memory).unwrap();
-                        assert!(queue.share(index, memory).is_err(), "once");
+                        queue.register_shared(index, memory).unwrap();
+                        assert!(queue.register_shared(index, memory).is_err(), "once");
                     }
                     used_shared.fetch_or(request.shared().is_some(), Ordering::Relaxed);
                     let (operation, offset, (_, len)) =

@@ -46,6 +46,21 @@ where
     serve_with(device, params, move |server, live| server.run_events(prepare, target, live))
 }
 
+/// As [`serve_events`], with so many threads.
+pub fn serve_on<P, T, M: Mode>(
+    threads: u16,
+    device: NewDevice<M>,
+    params: Params,
+    prepare: impl Fn(&mut PreparedQueue<M>) -> Result<P, Error> + Send + 'static,
+    target: T,
+) -> Result<Served, Error>
+where
+    P: Send,
+    T: Fn(&P, Event<'_, M>) + Send + Sync + 'static,
+{
+    serve_with(device, params, move |server, live| server.threads(threads).run_events(prepare, target, live))
+}
+
 fn serve_with<M: Mode>(
     device: NewDevice<M>,
     params: Params,

@@ -13,6 +13,7 @@ use crate::deadline::Deadline;
 use crate::device_info::{DeviceInfo, NewDevice, Shape, State};
 use crate::errno::Errno;
 use crate::error::Error;
+use crate::features::Features;
 use crate::id::QueueId;
 use crate::mode::{self, Mode};
 use crate::overlays::Overlays;
@@ -175,8 +176,12 @@ impl<M: Mode> Device<M> {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`]: the char device was let go. [`Error::System`] with `EMFILE`: no descriptor is left.
+    /// [`Error::Invalid`]: the char device was let go; or its requests come in batches, so that whoever has it could have the driver
+    /// write to any address of this process. [`Error::System`] with `EMFILE`: no descriptor is left.
     pub fn char_device(&self) -> Result<Fd, Error> {
+        if self.info.features().contains(Features::BATCH_IO) {
+            return Err(Error::Invalid { what: "a device whose requests come in batches is served by who added it" });
+        }
         self.char_device.as_ref().ok_or(Error::Invalid { what: "the char device was let go" })?.duplicate()
     }
 

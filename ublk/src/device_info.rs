@@ -302,6 +302,15 @@ impl<M: Mode> NewDevice<M> {
         self
     }
 
+    /// Has the requests come in batches: one completion brings many, and one command answers many. Threads and queues may then be of
+    /// any number: see [`PreparedQueue::share`](crate::PreparedQueue::share).
+    ///
+    /// Since Linux 7.0 (`UBLK_F_BATCH_IO`). The driver does not give `UBLK_F_PER_IO_DAEMON` with it.
+    pub const fn batch(mut self) -> NewDevice<M> {
+        self.features = self.features.union(Features::BATCH_IO);
+        self
+    }
+
     pub(crate) const fn asked_features(&self) -> Features {
         let features = self.features.union(self.overlays).union(M::FEATURES);
         match self.descriptor_bytes {
@@ -354,6 +363,10 @@ impl<M: Mode> NewDevice<M> {
         }
         if self.buffers.is_some_and(|buffers| !(1..=self.depth).contains(&buffers)) {
             return invalid("a queue has at least one buffer, and at most one for each tag");
+        }
+        // The driver's queue of tags to be fetched has no size of 1.
+        if self.features.contains(Features::BATCH_IO) && self.depth < 2 {
+            return invalid("a queue whose requests come in batches has a depth of at least 2");
         }
         if self.operations > MAX_OPERATIONS {
             return invalid("a request has at most 64 operations of the ring under way");
@@ -429,6 +442,7 @@ mod tests {
             NewDevice::new().max_io_bytes((32 << 20) + 1),
             NewDevice::new().id(DeviceId::new(1 << 20)),
             NewDevice::new().features(Features::UNPRIVILEGED_DEV),
+            NewDevice::new().depth(1).batch(),
             NewDevice::new().descriptor_bytes(16),
             NewDevice::new().descriptor_bytes(28),
             NewDevice::new().descriptor_bytes(264),

@@ -53,7 +53,7 @@ pub enum Error {
         command: Command,
         /// The queue it was sent on.
         queue: QueueId,
-        /// The tag it was for.
+        /// The tag it was for; 0 where it was for the whole queue.
         tag: Tag,
         /// The driver's answer.
         errno: Errno,

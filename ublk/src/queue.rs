@@ -12,6 +12,9 @@
 //! tag is in flight, or an operation that names it, and to the [`Request`] otherwise. No call of this module takes an address from
 //! outside.
 //!
+//! Where requests come in batches ([`NewDevice::batch`](crate::NewDevice::batch)) the same types serve them: one completion brings
+//! many requests, and one command takes all answers since the last wait. A queue may then be [shared](PreparedQueue::share) among threads.
+//!
 //! What the kernel would answer with corrupted memory does not compile. Each of these stands beside one that does, and differs in a
 //! line. A queue stays with the thread that fetched it; before that it may be sent:
 //!
@@ -223,6 +226,7 @@
 #![expect(unsafe_code, reason = "names buffers in commands and lends them to requests; Invariants Q1 and Q2 say when")]
 
 mod atomic;
+mod batch;
 mod descriptors;
 mod mailbox;
 mod memory;
@@ -235,6 +239,7 @@ mod request;
 mod shares;
 mod table;
 mod tag_set;
+mod turn;
 mod user_copy;
 mod zoned;
 
@@ -247,7 +252,8 @@ use core::time::Duration;
 
 use ublk_sys::{
     IORING_CQE_F_MORE, UBLK_AUTO_BUF_REG_FALLBACK, UBLK_IO_RES_ABORT, UBLK_IO_RES_NEED_GET_DATA, UBLK_IO_RES_OK,
-    UBLK_MAX_QUEUE_DEPTH, ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd, ublksrv_io_desc,
+    UBLK_MAX_QUEUE_DEPTH, ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublk_batch_io, ublksrv_io_cmd,
+    ublksrv_io_desc,
 };
 
 pub use operations::{Completed, Operations, RingFile};
@@ -264,6 +270,7 @@ use crate::overlays::Overlays;
 use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
 use crate::syscall::{self, Fd};
 use crate::units::{Sectors, usize_from};
+use batch::{Batch, Elements, Form, Piece, PreparedBatch};
 use descriptors::Descriptors;
 use mailbox::{Letter, LetterBox};
 use memory::{Memory, TagBuffer};
@@ -273,9 +280,6 @@ use request::{Held, Moved, Work, failed};
 use shares::{SHARED, Shares};
 use table::{Mark, Table};
 use tag_set::TagSet;
-
-/// Features whose devices are served in another way.
-const NOT_SERVED: [Features; 1] = [Features::BATCH_IO];
 
 /// Files that a queue's ring has room for.
 const FILES: u32 = 64;
@@ -313,7 +317,17 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     pool: Option<Pool>,
     largest: usize,
     char_device: Fd,
+    /// In the batch transport.
+    batch: Option<PreparedBatch>,
     mode: PhantomData<M>,
+}
+
+/// What of a queue a thread is to have.
+enum Part {
+    /// These tags, with buffers for them.
+    Tags(Range<u16>),
+    /// Whichever tags come, with these buffers.
+    Shared(Memory),
 }
 
 static_assertions::assert_impl_all!(PreparedQueue: Send);
@@ -335,7 +349,8 @@ impl PreparedQueue {
     ///
     /// # Errors
     ///
-    /// - [`Error::Invalid`]: the device has no such queue, or moves data in another way.
+    /// - [`Error::Invalid`]: the device has no such queue, or moves data in another way; or its requests come in batches: whoever else
+    ///   has its char device could have the driver write to any address of this process.
     /// - [`Error::System`]: `EINVAL` from [`MmapDescriptors`](SystemCall::MmapDescriptors) where `info` is another device's, or
     ///   another process has mapped a queue of this one; `ENODEV` where the descriptor is not a char device's of ublk; `ENOMEM`
     ///   from [`MmapAnonymous`](SystemCall::MmapAnonymous) where the address space is limited, or `vm.overcommit_memory` is 2.
@@ -346,7 +361,12 @@ impl PreparedQueue {
     pub fn adopt(char_device: Fd, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
         // `max_io_buf_bytes` has 32 bits, is a whole number of pages, and bounds the largest request.
         const LARGEST: usize = usize_from(u32::MAX - 0xfff);
-        PreparedQueue::with_buffers(char_device, info, id, LARGEST, Shape::default(), 0..info.depth())
+        if info.features().contains(Features::BATCH_IO) {
+            // No tag has a daemon then, and a commit says where the next request's data goes.
+            return Err(Error::Invalid { what: "a device whose requests come in batches is served by who added it" });
+        }
+        let tags = 0..info.depth();
+        PreparedQueue::with_buffers(char_device, info, id, LARGEST, Shape::default(), Part::Tags(tags))
     }
 }
 
@@ -362,8 +382,49 @@ impl<M: Mode> PreparedQueue<M> {
         id: QueueId,
         shape: Shape,
     ) -> Result<PreparedQueue<M>, Error> {
-        let (largest, tags) = (usize_from(info.max_io_bytes()), 0..info.depth());
-        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, largest, shape, tags)
+        let (largest, tags) = (usize_from(info.max_io_bytes()), Part::Tags(0..info.depth()));
+        let char_device = char_device.duplicate()?;
+        let queue = PreparedQueue::with_buffers(char_device, info, id, largest, shape, tags)?;
+        if let Some(batch) = &queue.batch {
+            batch.prepare(&queue.char_device, id, |tag| match M::DATA {
+                Data::Buffer => queue.memory.buffer_address(tag),
+                _ => Some(0),
+            })?;
+        }
+        Ok(queue)
+    }
+
+    /// The same queue for another thread, which serves it too: with a ring of its own, and the same buffers. For a device whose requests
+    /// come in batches ([`NewDevice::batch`](crate::NewDevice::batch)).
+    ///
+    /// The driver gives each request to one of them. Threads take turns: one gets the requests that come until it has had an eighth of
+    /// the queue's depth, unless [`fetch_room`](PreparedQueue::fetch_room) says otherwise. Files are registered with each ring.
+    ///
+    /// All of them serve until their queue [is finished](Queue::is_finished). Where one is dropped earlier, the driver gives up the whole
+    /// device: every further request fails.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: requests of this device come one by one, each to the thread that fetched its tag. [`Error::System`]: as for
+    /// [`Device::queue`](crate::Device::queue).
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.0.
+    pub fn share(&mut self) -> Result<PreparedQueue<M>, Error> {
+        let alone = Error::Invalid { what: "a queue is served by several threads where its requests come in batches" };
+        self.batch.as_mut().ok_or(alone)?.is_shared = true;
+        let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
+        let (info, largest, all) = (&self.info, self.largest, Part::Shared(self.memory.beside()?));
+        PreparedQueue::with_buffers(char_device, info, self.id, largest, self.shape, all)
+    }
+
+    /// How many requests come to this thread before a fetch is to be sent again: in batches, 2048 unless set, or an eighth of the
+    /// depth where the queue is [shared](PreparedQueue::share). At least 1. It is without effect where requests come one by one.
+    pub fn fetch_room(&mut self, requests: u16) {
+        if let Some(batch) = &mut self.batch {
+            batch.room = Some(requests);
+        }
     }
 
     fn with_buffers(
@@ -372,7 +433,7 @@ impl<M: Mode> PreparedQueue<M> {
         id: QueueId,
         largest: usize,
         shape: Shape,
-        tags: Range<u16>,
+        part: Part,
     ) -> Result<PreparedQueue<M>, Error> {
         let Shape { operations, buffers, .. } = shape;
         let invalid = |what| Err(Error::Invalid { what });
@@ -384,8 +445,7 @@ impl<M: Mode> PreparedQueue<M> {
             return invalid("a queue has a depth of 1 to 4096");
         }
         let shares = info.features().contains(Features::SHMEM_ZC);
-        let is_served = NOT_SERVED.iter().all(|feature| !info.features().contains(*feature));
-        if !mode::is_of::<M>(info.features()) || !is_served {
+        if !mode::is_of::<M>(info.features()) {
             return invalid("this device moves data in another way than the mode that its queue was asked for");
         }
         let registers = matches!(M::DATA, Data::ByCommand | Data::Registered);
@@ -397,14 +457,22 @@ impl<M: Mode> PreparedQueue<M> {
         // A tag has one command staged or in flight, or its request's operations, with one that registers before them and one
         // that gives back before its commit. Two more are the polls that wake the queue.
         let per_tag = 1 + u32::from(operations) + if registers { 2 } else { 0 };
+        let (tags, shared) = match part {
+            Part::Tags(tags) => (tags, None),
+            Part::Shared(memory) => (0..depth, Some(memory)),
+        };
         let count = u32::try_from(tags.len()).unwrap_or(depth.into());
-        let all = count * per_tag + 2;
+        // So are, in batches, two fetches and a commit.
+        let all = count * per_tag + 5;
         // What does not fit at once is submitted in between, and completions that do not fit are kept by the kernel.
         let submissions = all.min(SUBMISSIONS).max(count + 2);
         let ring = Ring::local(submissions, all.min(COMPLETIONS).max(submissions))?;
         if registers || shares {
             ring.register_buffers(u32::from(depth) + if shares { SHARED } else { 0 })?;
         }
+        let in_batches = info.features().contains(Features::BATCH_IO);
+        let form = Form::of::<M>(info.features());
+        let batch = if in_batches { Some(PreparedBatch::map(depth, form, shared.is_some())?) } else { None };
         Ok(PreparedQueue {
             id,
             info: *info,
@@ -413,12 +481,13 @@ impl<M: Mode> PreparedQueue<M> {
             ring,
             files: None,
             descriptors: Descriptors::map(&char_device, info, id)?,
-            memory: Memory::map(depth, buffer_len)?,
+            memory: shared.map_or_else(|| Memory::map(depth, buffer_len), Ok)?,
             table: Table::map(depth, operations)?,
             shares: if shares { Some(Shares::map()?) } else { None },
             pool: if M::DATA == Data::Chosen { Some(Pool::map(buffers.unwrap_or(depth).min(depth))?) } else { None },
             largest,
             char_device,
+            batch,
             mode: PhantomData,
         })
     }
@@ -445,7 +514,7 @@ impl<M: Mode> PreparedQueue<M> {
         let start = self.tags.end.checked_sub(count).filter(|start| count > 0 && *start > self.tags.start);
         let start = start.ok_or(Error::Invalid { what: "a queue is split so that both parts have tags" })?;
         let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
-        let (info, largest, tags) = (&self.info, self.largest, start..self.tags.end);
+        let (info, largest, tags) = (&self.info, self.largest, Part::Tags(start..self.tags.end));
         let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, self.shape, tags)?;
         self.tags.end = start;
         Ok(part)
@@ -481,7 +550,7 @@ impl<M: Mode> PreparedQueue<M> {
         self.files = Some(index);
         self.ring.set_file(index, file)?;
         self.files = Some(index + 1);
-        Ok(RingFile { queue: self.id, index })
+        Ok(RingFile { ring: self.ring.fd().raw(), index })
     }
 
     /// The queue's number.
@@ -490,7 +559,8 @@ impl<M: Mode> PreparedQueue<M> {
         self.id
     }
 
-    /// Makes the calling thread the daemon of every tag of the queue, by fetching each.
+    /// Makes the calling thread the daemon of every tag of the queue, by fetching each. In batches there are no daemons: it is one of the
+    /// threads that requests go to.
     ///
     /// When every queue of the device has returned from this, the device can be started. The driver does not notice that one was
     /// dropped meanwhile. A daemon that ends leaves its requests unanswered until the whole server lets go of the char device.
@@ -506,9 +576,11 @@ impl<M: Mode> PreparedQueue<M> {
     /// Since Linux 6.0. `UBLK_U_IO_FETCH_REQ`, `ublk_fetch()`.
     pub fn fetch(self) -> Result<Queue<M>, Error> {
         let ring = self.ring.enable()?;
+        let batch = self.batch.map(|batch| batch.on(&ring)).transpose()?;
+        let in_batches = batch.is_some();
         let queue = Queue {
             ring_fd: ring.fd().raw(),
-            state: RefCell::new(State::over(ring)),
+            state: RefCell::new(State::over(ring, batch)),
             unanswered: Cell::new(0),
             descriptors: self.descriptors,
             memory: self.memory,
@@ -524,8 +596,12 @@ impl<M: Mode> PreparedQueue<M> {
             mode: self.mode,
         };
         let mut state = queue.state()?;
-        for tag in self.tags.map(Tag::new) {
-            queue.stage(&mut state, Command::FETCH_REQ, tag, 0)?;
+        if in_batches {
+            queue.send_batch(&mut state)?;
+        } else {
+            for tag in self.tags.map(Tag::new) {
+                queue.stage(&mut state, Command::FETCH_REQ, tag, 0)?;
+            }
         }
         state.ring.submit()?;
         drop(state);
@@ -553,6 +629,9 @@ impl<M: Mode> PreparedQueue<M> {
 /// there is at most one [`Request`] (or [`Operations`] or [`Completed`], which hold one) or [`DetachedRequest`], made when the tag
 /// came into `owned`; answering consumes it. So does starting its operations, and while the tag is operating there is none: it is made
 /// again, once, when the tag comes out of `completed`. No tag is in both sets. A tag is in `detached` too from when its request was detached until the answer is staged.
+///
+/// Invariant Q3: in batches a fetch takes the place of `in_flight`. The buffers of all threads that serve the queue are unmapped only
+/// if none ended with a fetch or a commit in flight, and of these threads one has a tag in `owned`: the one that has its turn.
 pub struct Queue<M: Mode = mode::Copy> {
     state: RefCell<State>,
     unanswered: Cell<u64>,
@@ -605,6 +684,8 @@ struct State {
     /// The tags in `owned` whose requests are READs.
     reads: TagSet,
     answered: Answered,
+    /// In the batch transport, what takes the place of `in_flight`.
+    batch: Option<Batch>,
     wake: Wakeup,
     /// Whether the ring polls the mailbox's bell.
     bell_polled: bool,
@@ -672,11 +753,13 @@ impl<M: Mode> Queue<M> {
         }
         self.serve_waiting(&mut state)?;
         let has_ready = self.pool.as_ref().is_some_and(Pool::has_ready);
-        let wake = state.ring.submit_and_wait(if has_ready { Some(Duration::ZERO) } else { timeout })?;
+        let count = if has_ready { 0 } else { self.send_batch(&mut state)? };
+        let wake = state.ring.submit_and_wait_for(count, timeout)?;
         if let Some(pool) = self.pool.as_ref().filter(|_| state.ring.staged() == 0) {
             pool.release();
         }
-        Ok(if has_ready { Wake::Completions } else { wake })
+        // There is a request already: its buffer has come, or it is one of a batch that is not used up.
+        Ok(if count == 0 { Wake::Completions } else { wake })
     }
 
     /// Takes the next request that was delivered, if there is one. It makes no system call.
@@ -881,7 +964,12 @@ impl<M: Mode> Queue<M> {
         if let Some(ready) = self.pool.as_ref().and_then(Pool::take_ready) {
             return Ok(Some(ready));
         }
-        while let Some(completion) = state.ring.next_completion() {
+        loop {
+            let delivered = self.next_of_batch(&mut state)?;
+            if delivered.is_some() {
+                return Ok(delivered);
+            }
+            let Some(completion) = state.ring.next_completion() else { return Ok(None) };
             match completion.user_data {
                 WAKE_USER_DATA => {
                     state.wake = Wakeup::None;
@@ -898,11 +986,14 @@ impl<M: Mode> Queue<M> {
                 }
             }
         }
-        Ok(None)
     }
 
     /// What the completion of a fetch or a commit brings: a request, or the end of its tag.
     fn delivery(&self, state: &mut State, completion: Completion) -> Result<Option<Tag>, Error> {
+        if let Some(batch) = &mut state.batch {
+            // What tags it has brought are taken one by one.
+            return self.batch_ended(batch, completion).map(|()| None);
+        }
         // User data is looked up, not believed: only a tag that has a command in flight can complete.
         let tag = u16::try_from(completion.user_data & !(COMMIT_BIT | GET_DATA_BIT)).ok().map(Tag::new);
         let Some(tag) = tag.filter(|tag| state.in_flight.remove(*tag)) else {
@@ -1020,7 +1111,16 @@ impl<M: Mode> Queue<M> {
     /// ([`Error::Io`]), and every request was answered.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.state().is_ok_and(|state| state.in_flight.is_empty() && state.owned.is_empty())
+        self.state().is_ok_and(|state| {
+            let idle = state.in_flight.is_empty() && state.batch.as_ref().is_none_or(Batch::is_over);
+            idle && state.owned.is_empty()
+        })
+    }
+
+    /// In batches, how often a fetch was sent again because its buffer was used up ([`PreparedQueue::fetch_room`]).
+    #[must_use]
+    pub fn fetches_sent_again(&self) -> u64 {
+        self.state().map_or(0, |state| state.batch.as_ref().map_or(0, Batch::rearmed))
     }
 
     /// Requests that were delivered and not answered yet.
@@ -1128,7 +1228,10 @@ impl<M: Mode> Queue<M> {
     fn answer_with(&self, state: &mut State, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
         state.release(tag);
         self.give_back(state, tag)?;
-        self.stage_command(state, Command::COMMIT_AND_FETCH_REQ, tag, sent)
+        match &mut state.batch {
+            Some(batch) => self.collect_answer(batch, tag, &sent),
+            None => self.stage_command(state, Command::COMMIT_AND_FETCH_REQ, tag, sent),
+        }
     }
 
     /// Has a request's answer come through the mailbox from now on.
@@ -1149,9 +1252,13 @@ impl<M: Mode> Queue<M> {
         self.unanswered.set(self.unanswered.get().wrapping_add(1));
     }
 
-    /// What the fetch of a tag said in its entry; `None` for a tag that the queue has not. For programs that show what they do.
+    /// What the fetch of a tag said in its entry; `None` for a tag that the queue has not, and in batches, where no tag is fetched alone.
+    /// For programs that show what they do.
     #[must_use]
     pub fn fetch_sent(&self, tag: Tag) -> Option<Sent> {
+        if self.state().ok()?.batch.is_some() {
+            return None;
+        }
         let [first, second] = words(&self.io_command(tag, 0).ok()?);
         Some(Sent::of_words([first, second, 0, 0], None))
     }
@@ -1204,6 +1311,29 @@ impl<M: Mode> Queue<M> {
     }
 }
 
+/// A command about the elements of a batch that stand in `piece`, and what it says of them; `None` where they do not lie in the array.
+fn elements_op(
+    char_device: &Fd,
+    command: Command,
+    queue: QueueId,
+    elements: &Elements,
+    piece: Piece,
+) -> Option<(Op, ublk_batch_io)> {
+    let (address, sent) = elements.sent(queue, piece)?;
+    // SAFETY: the driver reads the elements, which lie in a mapping that ends only when no such command is in flight (`Batch::end`).
+    // It uses the buffers that they name as Q3 says, from which they are unmapped only when no fetch is with it. They are those of the
+    // tags, as long as the device's largest request (`new`).
+    let op = unsafe { Op::uring_cmd_addr(char_device, command.raw(), batch::area(&sent), address) };
+    Some((op, sent))
+}
+
+/// A fetch, for whatever tags come: they are written to buffers of this group, and their requests' data to the tags' own.
+fn tags_op(char_device: &Fd, sent: &ublk_batch_io, group: u16) -> Op {
+    // SAFETY: the group is a BufferRing's. By Q3 the tags' buffers stay mapped until the completion that says that no more come was
+    // taken, and the driver writes to none that a thread has.
+    unsafe { Op::uring_cmd_multishot(char_device, Command::FETCH_IO_CMDS.raw(), batch::area(sent), group) }
+}
+
 /// Room in a queue's ring beyond which operations are submitted in between, and completions are kept by the kernel.
 const SUBMISSIONS: u32 = 4096;
 const COMPLETIONS: u32 = 32_768;
@@ -1232,7 +1362,7 @@ fn push(ring: &mut Ring<Local>, op: Op, user_data: u64) -> Result<(), Error> {
 
 impl State {
     /// Nothing is fetched yet.
-    fn over(ring: Ring<Local>) -> State {
+    fn over(ring: Ring<Local>, batch: Option<Batch>) -> State {
         State {
             ring,
             in_flight: TagSet::EMPTY,
@@ -1243,6 +1373,7 @@ impl State {
             timed: TagSet::EMPTY,
             reads: TagSet::EMPTY,
             answered: Answered::default(),
+            batch,
             wake: Wakeup::None,
             bell_polled: false,
             fault: None,
@@ -1271,16 +1402,30 @@ impl<M: Mode> Drop for Queue<M> {
                 // Its tag then stays in flight, or with the driver.
                 let _ = self.commit_letter(&mut state, tag, letter);
             }
-            if state.ring.submit_and_wait(Some(Duration::ZERO)).is_ok() {
+            // In batches, answers may be collected while others are with the driver.
+            let mut more = true;
+            while more {
+                more = self.send_commit(&mut state).unwrap_or(false);
+                if state.ring.submit_and_wait(Some(Duration::ZERO)).is_err() {
+                    break;
+                }
                 while let Some(completion) = state.ring.next_completion() {
-                    if completion.user_data < WAKE_USER_DATA {
-                        let _ = self.delivery(&mut state, completion);
-                    } else if completion.user_data & OPERATION_BIT != 0 {
-                        let _ = self.operation_ended(&mut state, completion);
+                    match completion.user_data {
+                        WAKE_USER_DATA | BELL_USER_DATA => {}
+                        data if data & OPERATION_BIT != 0 => drop(self.operation_ended(&mut state, completion)),
+                        _ => drop(self.delivery(&mut state, completion)),
                     }
                 }
             }
             idle = state.in_flight.is_empty() && state.operating == 0;
+            if let Some(batch) = state.batch.take() {
+                idle &= !batch.is_in_flight();
+                batch.end(|buffers| {
+                    // SAFETY: the fetch that selects from this group is not with the driver: the completion that said that no more
+                    // come was taken, or it was never sent.
+                    unsafe { buffers.unmap() };
+                });
+            }
         }
         // By Q1 an idle queue's buffers are nobody's, but for a token's, which has a Memory of its own. Any other queue's may
         // still be the kernel's: the end of the ring, which comes when its descriptor is closed, proves nothing, because the
@@ -1310,7 +1455,7 @@ fn words(sent: &ublksrv_io_cmd) -> [u64; 2] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::{
         Cell, Completion, Descriptors, Mark, Memory, OPERATION_BIT, Overlays, PhantomData, Queue, RefCell,
         RequestFlags, State, Table, words,
@@ -1332,14 +1477,14 @@ mod tests {
         assert_eq!(bytes[8..16], sent.addr.to_ne_bytes());
     }
 
-    /// A queue over files and a ring that are none of a driver's.
-    fn queue() -> Queue {
+    /// A queue of four tags over files and a ring that are none of a driver's.
+    pub(crate) fn queue() -> Queue {
         let mut info = ublksrv_ctrl_dev_info::default();
         (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes) = (1, 4, 512 << 10);
         let (id, zero) = (QueueId::new(0), Fd::open(c"/dev/zero").unwrap());
         Queue {
             ring_fd: -1,
-            state: RefCell::new(State::over(Ring::fake())),
+            state: RefCell::new(State::over(Ring::fake(), None)),
             unanswered: Cell::new(0),
             descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),

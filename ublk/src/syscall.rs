@@ -12,9 +12,9 @@ use core::time::Duration;
 use ublk_sys::{
     IORING_ENTER_EXT_ARG, IORING_ENTER_REGISTERED_RING, IORING_REGISTER_BUFFERS_UPDATE, IORING_REGISTER_BUFFERS2,
     IORING_REGISTER_ENABLE_RINGS, IORING_REGISTER_FILES_UPDATE, IORING_REGISTER_FILES2, IORING_REGISTER_PBUF_RING,
-    IORING_REGISTER_RESTRICTIONS, IORING_REGISTER_RING_FDS, IORING_RSRC_REGISTER_SPARSE, IORING_UNREGISTER_RING_FDS,
-    io_uring_buf_reg, io_uring_getevents_arg, io_uring_params, io_uring_restriction, io_uring_rsrc_register,
-    io_uring_rsrc_update, io_uring_rsrc_update2,
+    IORING_REGISTER_RESTRICTIONS, IORING_REGISTER_RING_FDS, IORING_RSRC_REGISTER_SPARSE, IORING_UNREGISTER_PBUF_RING,
+    IORING_UNREGISTER_RING_FDS, io_uring_buf_reg, io_uring_getevents_arg, io_uring_params, io_uring_restriction,
+    io_uring_rsrc_register, io_uring_rsrc_update, io_uring_rsrc_update2,
 };
 
 use crate::errno::Errno;
@@ -305,6 +305,17 @@ pub(crate) unsafe fn register_buffer_ring(
     // SAFETY: `argument` points to one io_uring_buf_reg that lives through the call; the caller promises what it names.
     let returned =
         unsafe { libc::syscall(libc::SYS_io_uring_register, ring.0, IORING_REGISTER_PBUF_RING, argument, 1_u32) };
+    counted(returned).map(|_| ())
+}
+
+/// `IORING_UNREGISTER_PBUF_RING`: has the ring forget a group of buffers. What an operation has taken of it, it may still use.
+pub(crate) fn unregister_buffer_ring(ring: &Fd, group: u16) -> Result<(), Errno> {
+    let mut register = io_uring_buf_reg::default();
+    register.bgid = group;
+    let argument: *const io_uring_buf_reg = &register;
+    // SAFETY: `argument` points to one io_uring_buf_reg that lives through the call, which only reads it.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring.0, IORING_UNREGISTER_PBUF_RING, argument, 1_u32) };
     counted(returned).map(|_| ())
 }
 

@@ -29,6 +29,7 @@ const SOURCES: [&str; 4] = [
     include_str!("../../../ublk/src/ring/provided.rs"),
     include_str!("../../../ublk/src/queue/mailbox.rs"),
     include_str!("../../../ublk/src/queue/references.rs"),
+    include_str!("../../../ublk/src/queue/turn.rs"),
 ];
 
 fn main() {

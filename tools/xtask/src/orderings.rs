@@ -27,6 +27,7 @@ const FILES: [(&str, &str); 4] = [
     ("ublk/src/ring/provided.rs", "provided: "),
     ("ublk/src/queue/mailbox.rs", "mailbox: "),
     ("ublk/src/queue/references.rs", "references: "),
+    ("ublk/src/queue/turn.rs", "turn: "),
 ];
 
 /// What can be weakened, and what the next weaker are: where those fail, so does what is weaker still.

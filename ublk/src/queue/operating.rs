@@ -169,7 +169,7 @@ impl<M: Mode> Queue<M> {
         if let Some(shared) = held.shared {
             let found = self.shares.as_ref().and_then(|shares| shares.find(shared, held.work.data_len()));
             let (slot, base) = found.ok_or(Error::Invalid {
-                what: "operations reach the shared memory that the queue was given: Queue::share",
+                what: "operations reach the shared memory that the queue was given: Queue::register_shared",
             })?;
             return Ok(Place { base, buffer: Some(self.depth.saturating_add(slot)) });
         }
@@ -186,7 +186,7 @@ impl<M: Mode> Queue<M> {
     }
 
     /// Lets operations reach memory that is shared with clients and registered with the device under this number: at most 64 pieces.
-    /// The ring pins its pages, whatever becomes of `memory`, until [`unshare`](Queue::unshare), or until it ends.
+    /// The ring pins its pages, whatever becomes of `memory`, until [`unregister_shared`](Queue::unregister_shared), or until it ends.
     ///
     /// # Errors
     ///
@@ -197,7 +197,7 @@ impl<M: Mode> Queue<M> {
     /// # Kernel
     ///
     /// `IORING_REGISTER_BUFFERS_UPDATE` (Linux 5.13).
-    pub fn share(&self, index: SharedIndex, memory: &SharedMemory) -> Result<(), Error> {
+    pub fn register_shared(&self, index: SharedIndex, memory: &SharedMemory) -> Result<(), Error> {
         let shares = self.shares.as_ref().ok_or(NOT_SHARED)?;
         let slot = shares.free(index).ok_or(Error::Invalid { what: "a queue has 64 pieces of memory, each once" })?;
         let address = memory.address().ok_or(NOT_SHARED)?;
@@ -207,7 +207,7 @@ impl<M: Mode> Queue<M> {
         Ok(())
     }
 
-    /// Takes back what [`share`](Queue::share) gave. Operations that are under way on it go on.
+    /// Takes back what [`register_shared`](Queue::register_shared) gave. Operations that are under way on it go on.
     ///
     /// # Errors
     ///
@@ -215,8 +215,8 @@ impl<M: Mode> Queue<M> {
     ///
     /// # Kernel
     ///
-    /// As for [`share`](Queue::share).
-    pub fn unshare(&self, index: SharedIndex) -> Result<(), Error> {
+    /// As for [`register_shared`](Queue::register_shared).
+    pub fn unregister_shared(&self, index: SharedIndex) -> Result<(), Error> {
         let shares = self.shares.as_ref().ok_or(NOT_SHARED)?;
         let slot = shares.slot(index).ok_or(NOT_SHARED)?;
         self.state()?.ring.clear_buffer(u32::from(self.depth) + u32::from(slot))?;

@@ -40,7 +40,6 @@ use ublk_sys::{IOSQE_ASYNC, IOSQE_IO_LINK};
 
 use crate::errno::Errno;
 use crate::error::Error;
-use crate::id::QueueId;
 use crate::mode::{self, Mode, ThroughBuffer};
 use crate::queue::request::{Operation, Request};
 use crate::queue::table::{Entry, Kind, SEGMENTS, Segment};
@@ -50,7 +49,8 @@ use crate::units::u64_from;
 /// A file that the ring of one queue holds open ([`PreparedQueue::register_file`](crate::PreparedQueue::register_file)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingFile {
-    pub(super) queue: QueueId,
+    /// The number of the ring's descriptor.
+    pub(super) ring: i32,
     pub(super) index: u32,
 }
 
@@ -359,7 +359,7 @@ impl<'q, M: Mode> Operations<'q, M> {
 
     /// The file as the ring knows it.
     fn file(&self, file: RingFile) -> Result<OpFile<'static>, Error> {
-        if file.queue != self.request.queue().id() {
+        if file.ring != self.request.queue().ring_fd() {
             return Err(Error::Invalid { what: "a file is registered with the ring of one queue" });
         }
         Ok(OpFile::Registered(file.index))

@@ -189,4 +189,20 @@ impl Ring<Local> {
     ) -> Result<BufferRing, Error> {
         BufferRing::register(&self.fd, group, count, buffer_bytes, used)
     }
+
+    /// Has the kernel begin anew with a group of provided buffers: none is used, and all are provided. For a group of which it is not
+    /// known how far they are used.
+    ///
+    /// Operations that select from the group, of which none should be under way, find no buffer meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] with [`SystemCall::RegisterBufferRing`]. The ring then may have no such group.
+    ///
+    /// # Kernel
+    ///
+    /// `IORING_UNREGISTER_PBUF_RING` and `IORING_REGISTER_PBUF_RING`, Linux 5.19.
+    pub fn reset_buffer_ring(&self, buffers: &mut BufferRing) -> Result<(), Error> {
+        buffers.reset(&self.fd)
+    }
 }
