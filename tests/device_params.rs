@@ -109,6 +109,8 @@ fn parameters_that_are_wrong_or_do_not_fit_the_device_are_refused_by_name_before
         (disk(), "a device with UBLK_F_ZONED has zones"),
         (disk().zoned(zones(8191, 256)), zone),
         (disk().block_bytes(4096).zoned(zones(4, 4)), zone),
+        (disk().zoned(zones(1 << 18, 256)), "a zoned disk is a whole number of zones"),
+        (disk().zoned(zones(8, 8)), "the largest request has room for a report of all zones, 64 bytes for each"),
         (disk().zoned(zones(8192, 0)), "a zone append has a largest size above 0"),
         (disk().zoned(zones(8192, 256).max_open(17)), "no more zones are open or active than there are"),
         (disk().zoned(zones(8192, 256).max_active(17)), "no more zones are open or active than there are"),
@@ -297,7 +299,7 @@ fn the_zones_of_a_zoned_device_are_read_back_and_set_again() {
     for zones in [
         Zones::new(sectors(8192), sectors(256)),
         Zones::new(sectors(8192), sectors(8192)).max_open(16).max_active(16),
-        Zones::new(sectors(1), sectors(1)).max_open(2).max_active(3),
+        Zones::new(sectors(16), sectors(1)).max_open(2).max_active(3),
     ] {
         let info = control.add(&NewDevice::new().id(HIGH).features(ZONED)).unwrap();
         let params = disk().zoned(zones);

@@ -516,6 +516,13 @@ mod tests {
             let zones = Zones::new(Sectors::new(size), Sectors::new(append));
             assert!(refused_with(ZONED, of(|new| new.zoned(zones))), "{zones:?}");
         }
+        // As many as a request of 1 MiB has room to report, and all of them whole.
+        let sized = |size| Zones::new(Sectors::new(size), Sectors::new(8));
+        assert!(!refused_with(ZONED, of(|new| new.zoned(sized(64)))));
+        assert!(refused_with(ZONED, of(|new| new.zoned(sized(32)))));
+        assert!(refused_with(ZONED, of(|new| new.zoned(sized(64)).max_request(Sectors::new(2040)))));
+        assert!(!refused_with(ZONED, of(|new| new.zoned(sized(1 << 20)))));
+        assert!(refused_with(ZONED, of(|new| new.zoned(sized(1 << 21)))));
         // A block is not cut by a zone.
         let small = Zones::new(Sectors::new(4), Sectors::new(4));
         assert!(refused_with(ZONED, of(|new| new.block_bytes(4096).zoned(small))));

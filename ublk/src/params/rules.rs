@@ -10,7 +10,8 @@ use ublk_sys::{
 
 use super::{Checksum, IntegrityFlags};
 use crate::features::Features;
-use crate::units::SECTOR_BYTES;
+use crate::units::{SECTOR_BYTES, u64_from};
+use crate::zone::REPORTED_BYTES;
 
 pub(super) const BLOCK: &str = "a logical block is a power of two of 512 bytes or more, and at most a page";
 
@@ -93,6 +94,20 @@ const RULES: &[Rule] = &[
     ("a zone is a power of two of sectors, and a whole number of logical blocks", |a| {
         let sectors = a.raw.basic.chunk_sectors;
         a.has(UBLK_PARAM_TYPE_ZONED) && (!sectors.is_power_of_two() || u64::from(sectors) % a.block_sectors() != 0)
+    }),
+    // The block layer misses a smaller last one, and the start fails.
+    ("a zoned disk is a whole number of zones", |a| {
+        let last = a.raw.basic.dev_sectors.checked_rem(a.raw.basic.chunk_sectors.into());
+        a.has(UBLK_PARAM_TYPE_ZONED) && last != Some(0)
+    }),
+    // The driver asks for more in a second request, and puts these in front of the others.
+    ("the largest request has room for a report of all zones, 64 bytes for each", |a| {
+        let zones = a.raw.basic.dev_sectors.checked_div(a.raw.basic.chunk_sectors.into()).unwrap_or(0);
+        let bytes = match a.raw.basic.max_sectors {
+            0 => u64::from(a.max_io_bytes) / a.page_bytes * a.page_bytes,
+            sectors => u64::from(sectors) * SECTOR_BYTES,
+        };
+        a.has(UBLK_PARAM_TYPE_ZONED) && zones > bytes / u64_from(REPORTED_BYTES)
     }),
     ("a zone append has a largest size above 0", |a| {
         a.has(UBLK_PARAM_TYPE_ZONED) && a.raw.zoned.max_zone_append_sectors == 0

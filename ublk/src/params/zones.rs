@@ -17,7 +17,9 @@ use crate::units::Sectors;
 #[non_exhaustive]
 #[must_use]
 pub struct Zones {
-    /// How large each is: a power of two of sectors, and a whole number of logical blocks. The last may be smaller.
+    /// How large each is: a power of two of sectors, and a whole number of logical blocks. A disk is a whole number of them, and
+    /// they are no more than the largest request has room to report, 64 bytes for each: 8192 unless
+    /// [`NewDevice::max_io_bytes`](crate::NewDevice::max_io_bytes) says more.
     pub size: Sectors,
     /// The largest zone append. The block layer sends none that is larger than a request or a zone.
     pub max_append: Sectors,

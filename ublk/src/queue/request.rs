@@ -328,9 +328,10 @@ impl Held {
             Operation::WRITE if self.is_cut_short() => return Err(Errno::EIO),
             // Without a sector it would be 0 that the client is told.
             Operation::ZONE_APPEND => return Err(Errno::EIO),
-            // A driver that gets no zone asks again, for ever. One that gets some asks for the rest. Before Linux 7.3 it does not
-            // look at them before all of its buffer is done, which may be larger than what it asked for.
-            Operation::REPORT_ZONES if self.moved.mark == 0 => return Err(Errno::EIO),
+            // A driver that gets no zone asks again, for ever; one that gets a part asks for the rest, and takes the first of that for
+            // the first of all.
+            Operation::REPORT_ZONES if u64_from(self.moved.mark) < self.work.len_bytes() => return Err(Errno::EIO),
+            // All of its buffer, which may be larger than what it asked for.
             Operation::REPORT_ZONES => return Ok((i32::MAX, 0..0)),
             _ => 0..0,
         };
@@ -462,8 +463,8 @@ impl<'q, M: Mode> Request<'q, M> {
     /// result for the whole, and older ones ask again, for ever where the result is 0.
     ///
     /// If operations of the ring have moved a part of it and no more, or left a hole, it fails with `EIO` instead. So does a
-    /// READ without all of the [metadata](Request::integrity_len) that it wants, a REPORT_ZONES without a
-    /// [zone](Request::report_zones), and a ZONE_APPEND, which is [answered](Request::complete_append) with its place.
+    /// READ without all of the [metadata](Request::integrity_len) that it wants, a REPORT_ZONES without all of its
+    /// [zones](Request::report_zones), and a ZONE_APPEND, which is [answered](Request::complete_append) with its place.
     pub fn complete(mut self) {
         let result = self.queue.settle(&mut self.held);
         self.answer(result);
@@ -831,6 +832,8 @@ mod tests {
         let mut report = held(UBLK_IO_OP_REPORT_ZONES.into(), 2);
         assert_eq!(report.completed(), Err(Errno::EIO));
         report.moved.add(0..64);
+        assert_eq!(report.completed(), Err(Errno::EIO));
+        report.moved.add(64..128);
         assert_eq!(report.completed(), Ok((i32::MAX, 0..0)));
         let mut read = held(UBLK_IO_F_INTEGRITY, 8);
         assert_eq!(read.work.integrity_len, 64);

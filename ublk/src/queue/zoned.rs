@@ -50,11 +50,11 @@ impl<M: UserCopied> Request<'_, M> {
     }
 
     /// Says what zones there are, front to back: the first is the one that [`start`](Request::start) is in. What comes after as many
-    /// as were asked for is not looked at. It can be called again for those that follow.
+    /// as were asked for is not looked at. It can be called again for those that follow, up to as many: they all exist, and a
+    /// request that is completed with fewer fails with `EIO`, because the driver would put the rest in the wrong places.
     ///
-    /// Fewer are a report too, and the driver asks for the rest; it would do so for ever if there were none, so that such a request
-    /// fails with `EIO`. While the device starts the block layer asks for every zone of it, and the start fails with `ENODEV` if they
-    /// are not all as long as [`Zones::size`](crate::Zones::size) says, one behind the other up to the end of the disk.
+    /// While the device starts the block layer asks for every zone of it, and the start fails with `ENODEV` if they are not all as
+    /// long as [`Zones::size`](crate::Zones::size) says, one behind the other up to the end of the disk.
     ///
     /// # Errors
     ///
