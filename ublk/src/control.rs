@@ -203,7 +203,8 @@ impl Control {
         let words = words(&sent);
         // SAFETY: what the driver may read or write are `lent_bytes` at `sent.addr`, which lie within `self.buffer`: C1
         // keeps that memory from everybody else until the completion was taken, and for good if it never is. Commands
-        // without a buffer have length 0. `self.fd` stays open as long as `self`.
+        // without a buffer have length 0. The memory that REG_BUF names in its buffer is pinned and not accessed. `self.fd`
+        // stays open as long as `self`.
         let op = unsafe { WideOp::uring_cmd(&self.fd, command.raw(), words) };
         self.ring.push(op, self.serial)?;
         self.lent = true;

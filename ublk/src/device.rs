@@ -90,7 +90,9 @@ impl<M: Mode> Device<M> {
     ///
     /// # Errors
     ///
-    /// - [`Error::Invalid`]: the numbers or the parameters are outside of what the driver takes; nothing was sent.
+    /// - [`Error::Invalid`]: the numbers or the parameters are outside of what the driver takes, or do not fit each other; nothing
+    ///   was sent.
+    /// - [`Error::UnsupportedParams`]: the driver is too old for parameters of a kind;
     /// - those of [`Control::add`] and [`Control::set_params`];
     /// - [`Error::OpenCharDevice`]: `EACCES`, the node was given to somebody else; `EBUSY`, somebody else has it open;
     /// - [`Error::WrongNode`]: `/dev/ublkcN` leads to another device;
@@ -101,7 +103,7 @@ impl<M: Mode> Device<M> {
     /// `UBLK_U_CMD_ADD_DEV` and `UBLK_U_CMD_SET_PARAMS`.
     pub fn add(mut control: Control, device: &NewDevice<M>, params: &Params) -> Result<Device<M>, Error> {
         // Before anything is sent, so that what is wrong with them leaves no trace.
-        params.checked()?;
+        params.checked(device.asked_features(), device.asked_max_io_bytes())?;
         let operations = device.asked_operations();
         let info = control.add(device)?;
         let (char_device, phase, queues) = (None, Phase::New, [0; 64]);

@@ -17,6 +17,10 @@ use crate::mode::{self, Mode};
 /// The most operations of the ring that a request can have under way at once.
 pub(crate) const MAX_OPERATIONS: u16 = 64;
 
+/// Bytes of an I/O descriptor, where nothing else was asked for.
+const DESCRIPTOR_BYTES: u16 = 24;
+const _: () = assert!(size_of::<ublksrv_io_desc>() == 24);
+
 /// What a device is doing (`UBLK_S_*`, `ublksrv_ctrl_dev_info.state`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct State(u16);
@@ -151,7 +155,7 @@ impl DeviceInfo {
         if self.features().contains(Features::IO_DESC_SIZE) {
             self.0.io_desc_size.into()
         } else {
-            size_of::<ublksrv_io_desc>()
+            DESCRIPTOR_BYTES.into()
         }
     }
 }
@@ -185,6 +189,7 @@ pub struct NewDevice<M: Mode = mode::Copy> {
     queues: u16,
     depth: u16,
     max_io_bytes: u32,
+    descriptor_bytes: Option<u16>,
     features: Features,
     operations: u16,
     mode: PhantomData<M>,
@@ -206,6 +211,7 @@ impl NewDevice {
             queues: 1,
             depth: 128,
             max_io_bytes: 512 << 10,
+            descriptor_bytes: None,
             features: Features::NONE,
             operations: 0,
             mode: PhantomData,
@@ -222,8 +228,8 @@ impl<M: Mode> NewDevice<M> {
     /// let device = NewDevice::new().mode::<mode::UserCopy>().depth(64);
     /// ```
     pub const fn mode<N: Mode>(self) -> NewDevice<N> {
-        let NewDevice { id, queues, depth, max_io_bytes, features, operations, .. } = self;
-        NewDevice { id, queues, depth, max_io_bytes, features, operations, mode: PhantomData }
+        let NewDevice { id, queues, depth, max_io_bytes, descriptor_bytes, features, operations, .. } = self;
+        NewDevice { id, queues, depth, max_io_bytes, descriptor_bytes, features, operations, mode: PhantomData }
     }
 
     /// Operations of the queue's ring that a request can have under way at once, 0 to 64: see [`Operations`](crate::Operations).
@@ -259,18 +265,39 @@ impl<M: Mode> NewDevice<M> {
         self
     }
 
-    /// Features that the device must have, beside those of its mode. One that the driver does not give is an error.
+    /// Bytes from one I/O descriptor to the next: 24 to 256, a multiple of 8. The device must have
+    /// [`IO_DESC_SIZE`](Features::IO_DESC_SIZE) then. What stands behind the first 24 is zero in Linux 7.3, and this crate does not
+    /// look at it: with 64 no two descriptors share a cache line.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.3. `ublksrv_ctrl_dev_info.io_desc_size`, `ublk_ctrl_add_dev()`.
+    pub const fn descriptor_bytes(mut self, bytes: u16) -> NewDevice<M> {
+        self.descriptor_bytes = Some(bytes);
+        self
+    }
+
+    /// Features that the device must have, beside those of its mode. One that the driver does not give is an error, and so are two
+    /// that [exclude each other](Features::conflict).
     pub const fn features(mut self, features: Features) -> NewDevice<M> {
         self.features = features;
         self
     }
 
     pub(crate) const fn asked_features(&self) -> Features {
-        self.features.union(M::FEATURES)
+        let features = self.features.union(M::FEATURES);
+        match self.descriptor_bytes {
+            Some(_) => features.union(Features::IO_DESC_SIZE),
+            None => features,
+        }
     }
 
     pub(crate) const fn asked_operations(&self) -> u16 {
         self.operations
+    }
+
+    pub(crate) const fn asked_max_io_bytes(&self) -> u32 {
+        self.max_io_bytes
     }
 
     pub(crate) const fn asked_id(&self) -> Option<DeviceId> {
@@ -293,7 +320,15 @@ impl<M: Mode> NewDevice<M> {
         if self.id.is_some_and(|id| id.raw() >= 1 << 20) {
             return invalid("a device id is below 1048576");
         }
-        if self.features.contains(Features::UNPRIVILEGED_DEV) {
+        let descriptor_bytes = self.descriptor_bytes.unwrap_or(DESCRIPTOR_BYTES);
+        if !(24..=256).contains(&descriptor_bytes) || descriptor_bytes % 8 != 0 {
+            return invalid("an I/O descriptor has 24 to 256 bytes, a multiple of 8");
+        }
+        let features = self.asked_features();
+        if let Some(what) = features.conflict() {
+            return invalid(what);
+        }
+        if features.contains(Features::UNPRIVILEGED_DEV) {
             return invalid("unprivileged devices are not served yet: their commands carry a path");
         }
         if !mode::is_of::<M>(self.asked_features()) {
@@ -307,7 +342,11 @@ impl<M: Mode> NewDevice<M> {
         info.queue_depth = self.depth;
         info.max_io_buf_bytes = self.max_io_bytes;
         info.dev_id = self.id.map_or(u32::MAX, DeviceId::raw);
-        info.flags = self.asked_features().bits();
+        info.flags = features.bits();
+        // Before Linux 7.3 the field is padding.
+        if features.contains(Features::IO_DESC_SIZE) {
+            info.io_desc_size = descriptor_bytes;
+        }
         Ok(info)
     }
 }
@@ -328,10 +367,28 @@ mod tests {
             NewDevice::new().max_io_bytes((32 << 20) + 1),
             NewDevice::new().id(DeviceId::new(1 << 20)),
             NewDevice::new().features(Features::UNPRIVILEGED_DEV),
+            NewDevice::new().descriptor_bytes(16),
+            NewDevice::new().descriptor_bytes(28),
+            NewDevice::new().descriptor_bytes(264),
+            NewDevice::new().features(Features::QUIESCE),
         ];
         for device in refused {
             assert!(device.checked().is_err(), "{device:?}");
         }
         assert_eq!(NewDevice::new().checked().unwrap().dev_id, u32::MAX);
+    }
+
+    #[test]
+    fn larger_descriptors_are_a_feature_in_whatever_order_it_is_asked_for() {
+        let sent = |device: NewDevice| {
+            let info = device.checked().unwrap();
+            (info.io_desc_size, Features::from_bits(info.flags))
+        };
+        let both = Features::IO_DESC_SIZE | Features::UPDATE_SIZE;
+        assert_eq!(sent(NewDevice::new().descriptor_bytes(64).features(Features::UPDATE_SIZE)), (64, both));
+        assert_eq!(sent(NewDevice::new().features(both).descriptor_bytes(256)), (256, both));
+        // The feature alone has the size that there always was; without it the field is padding.
+        assert_eq!(sent(NewDevice::new().features(both)), (24, both));
+        assert_eq!(sent(NewDevice::new()), (0, Features::NONE));
     }
 }

@@ -7,6 +7,7 @@ use core::time::Duration;
 use crate::errno::Errno;
 use crate::features::{Features, Missing};
 use crate::id::{DeviceId, QueueId, Tag};
+use crate::params::{MissingTypes, ParamTypes};
 
 /// Why something was not done.
 ///
@@ -65,6 +66,12 @@ pub enum Error {
         missing: Features,
         /// What is there.
         offered: Features,
+    },
+    /// The driver does not have parameters of some kind that was asked for, and leaves them out without a word. A device that was
+    /// being [added](crate::Device::add) was deleted again.
+    UnsupportedParams {
+        /// What was asked for and is not there.
+        missing: ParamTypes,
     },
     /// The device was deleted by somebody else while it was being opened, and another has its id. Nothing was done to that.
     Replaced {
@@ -305,6 +312,11 @@ pub enum SystemCall {
     MmapRing,
     /// `mmap(2)` of a queue's I/O descriptors. `EINVAL`: another process maps them already.
     MmapDescriptors,
+    /// `mmap(2)` of memory that is shared with clients. `EPERM`: it is sealed against writing. `EACCES`: its descriptor cannot
+    /// write, or not read.
+    MmapShared,
+    /// `memfd_create(2)`, or asking for a memfd's length and seals, or setting them.
+    Memfd,
     /// `madvise(2)` with `MADV_DONTFORK`.
     Madvise,
     /// `fcntl(2)` with `F_DUPFD_CLOEXEC`.
@@ -341,6 +353,8 @@ impl fmt::Display for SystemCall {
             SystemCall::MmapAnonymous => "mmap of memory",
             SystemCall::MmapRing => "mmap of the ring",
             SystemCall::MmapDescriptors => "mmap of the I/O descriptors",
+            SystemCall::MmapShared => "mmap of shared memory",
+            SystemCall::Memfd => "memfd_create, or what belongs to it",
             SystemCall::Madvise => "madvise(MADV_DONTFORK)",
             SystemCall::Dup => "fcntl(F_DUPFD_CLOEXEC)",
             SystemCall::Open => "open",
@@ -535,6 +549,9 @@ impl fmt::Display for Error {
             Error::Unsupported { missing, offered } => {
                 write!(f, "the driver does not give {}; it gives {offered}", Missing(missing))
             }
+            Error::UnsupportedParams { missing } => {
+                write!(f, "the driver does not take {}, and leaves it out", MissingTypes(missing))
+            }
             Error::Replaced { device } => {
                 write!(f, "device {device} was deleted by somebody else, and another has its id")
             }
@@ -596,7 +613,7 @@ impl core::error::Error for Error {}
 #[cfg(test)]
 mod tests {
     use super::{Command, Error, Message};
-    use crate::{Features, QueueId};
+    use crate::{Features, ParamTypes, QueueId};
     use std::format;
 
     #[cfg(feature = "explain")]
@@ -668,6 +685,17 @@ mod tests {
     fn a_missing_feature_is_named() {
         let error = Error::Unsupported { missing: Features::BATCH_IO, offered: Features::NONE };
         assert_eq!(format!("{error}"), "the driver does not give UBLK_F_BATCH_IO (since Linux 7.0); it gives 0");
+    }
+
+    #[test]
+    fn parameters_that_the_driver_leaves_out_are_named() {
+        let error = |missing| format!("{}", Error::UnsupportedParams { missing });
+        assert_eq!(
+            error(ParamTypes::SEGMENT | ParamTypes::INTEGRITY),
+            "the driver does not take UBLK_PARAM_TYPE_SEGMENT (since Linux 6.15), UBLK_PARAM_TYPE_INTEGRITY (since Linux \
+             7.0), and leaves it out"
+        );
+        assert!(error(ParamTypes::from_bits(1 << 20)).contains(" 0x100000,"));
     }
 
     #[test]

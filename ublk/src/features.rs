@@ -68,6 +68,83 @@ impl Features {
         let position = Features::KNOWN.iter().position(|(known, _)| *known == self)?;
         SINCE.get(position).copied().flatten()
     }
+
+    /// Why no device can have these features together, in a sentence that names two of them; `None` where one can.
+    ///
+    /// Two kinds of combinations are meant: those that the driver refuses with a bare `EINVAL`, and those of which it drops a
+    /// feature without a word. [`Control::add`](crate::Control::add) asks this before it sends anything. It is the same for every
+    /// Linux: what an older one takes here has no effect there. Whether the driver has a feature at all is another question, for
+    /// [`Control::features`](crate::Control::features).
+    ///
+    /// ```
+    /// use ublk::Features;
+    ///
+    /// assert_eq!(Features::QUIESCE.conflict(), Some("UBLK_F_QUIESCE needs UBLK_F_USER_RECOVERY"));
+    /// assert_eq!((Features::QUIESCE | Features::USER_RECOVERY).conflict(), None);
+    /// ```
+    ///
+    /// # Kernel
+    ///
+    /// `ublk_ctrl_add_dev()` in `drivers/block/ublk_drv.c`.
+    #[must_use]
+    pub fn conflict(self) -> Option<&'static str> {
+        let broken = |rule: &&Rule| {
+            let has_other = rule.others.bits() & self.bits() != 0;
+            self.contains(rule.feature) && has_other == (rule.relation == Relation::Excludes)
+        };
+        RULES.iter().find(broken).map(|rule| rule.what)
+    }
+}
+
+/// Which features a device cannot have together.
+struct Rule {
+    feature: Features,
+    relation: Relation,
+    others: Features,
+    what: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Relation {
+    /// The feature works only with one of the others.
+    Needs,
+    /// The feature works with none of the others.
+    Excludes,
+}
+
+/// Each line is a rule, and its own sentence: a part in parentheses is why, where the names do not tell.
+macro_rules! rules {
+    ($( $feature:ident $relation:ident $first:ident $(or $second:ident)? $(($why:literal))?; )*) => {
+        const RULES: &[Rule] = &[$( Rule {
+            feature: Features::$feature,
+            relation: rules!(@relation $relation),
+            others: Features::$first $(.union(Features::$second))?,
+            what: concat!(
+                "UBLK_F_", stringify!($feature), " ", stringify!($relation), " UBLK_F_", stringify!($first)
+                $(, " or UBLK_F_", stringify!($second))? $(, ": ", $why)?
+            ),
+        }, )*];
+    };
+    (@relation needs) => { Relation::Needs };
+    (@relation excludes) => { Relation::Excludes };
+}
+
+rules! {
+    USER_RECOVERY_REISSUE needs USER_RECOVERY;
+    USER_RECOVERY_FAIL_IO needs USER_RECOVERY;
+    USER_RECOVERY_REISSUE excludes USER_RECOVERY_FAIL_IO;
+    QUIESCE needs USER_RECOVERY;
+    INTEGRITY needs USER_COPY;
+    ZONED needs USER_COPY or SUPPORT_ZERO_COPY;
+    UNPRIVILEGED_DEV excludes USER_COPY;
+    UNPRIVILEGED_DEV excludes SUPPORT_ZERO_COPY;
+    UNPRIVILEGED_DEV excludes AUTO_BUF_REG;
+    UNPRIVILEGED_DEV excludes USER_RECOVERY ("the driver drops recovery without a word");
+    NEED_GET_DATA excludes USER_COPY ("the driver drops it without a word");
+    NEED_GET_DATA excludes SUPPORT_ZERO_COPY ("the driver drops it without a word");
+    NEED_GET_DATA excludes AUTO_BUF_REG ("the driver drops it without a word");
+    NEED_GET_DATA excludes BATCH_IO ("the driver drops it without a word");
+    PER_IO_DAEMON excludes BATCH_IO ("the driver drops it without a word");
 }
 
 /// For each known feature the first Linux whose header has it.
@@ -140,6 +217,22 @@ mod tests {
         assert_eq!((Features::BATCH_IO.since(), Features::SUPPORT_ZERO_COPY.since()), (Some("7.0"), Some("6.15")));
         assert_eq!(Features::from_bits(1 << 40).since(), None);
         assert_eq!((Features::BATCH_IO | Features::USER_COPY).since(), None);
+    }
+
+    #[test]
+    fn a_combination_without_sense_is_named_and_what_it_needs_makes_it_right() {
+        let needs = Features::ZONED.conflict();
+        assert_eq!(needs, Some("UBLK_F_ZONED needs UBLK_F_USER_COPY or UBLK_F_SUPPORT_ZERO_COPY"));
+        assert_eq!((Features::ZONED | Features::SUPPORT_ZERO_COPY).conflict(), None);
+        assert_eq!((Features::ZONED | Features::AUTO_BUF_REG).conflict(), needs);
+        let both = Features::NEED_GET_DATA | Features::USER_COPY;
+        let dropped = "UBLK_F_NEED_GET_DATA excludes UBLK_F_USER_COPY: the driver drops it without a word";
+        assert_eq!(both.conflict(), Some(dropped));
+        // What is right by itself is wrong in threes.
+        let recovery = Features::USER_RECOVERY | Features::USER_RECOVERY_REISSUE | Features::USER_RECOVERY_FAIL_IO;
+        assert!(recovery.conflict().is_some());
+        assert_eq!(Features::from_bits(1 << 40).conflict(), None);
+        assert_eq!(Features::NONE.conflict(), None);
     }
 
     #[test]

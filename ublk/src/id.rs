@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The three numbers that name things: device, queue, tag.
+//! The numbers that name things: device, queue, tag, shared memory.
 
 use core::fmt;
 
@@ -46,4 +46,10 @@ id! {
 id! {
     /// The slot of a request in its queue, `0..depth` (`tag`).
     Tag(u16)
+}
+
+id! {
+    /// The number of a piece of memory that is registered with a device: what `UBLK_U_CMD_REG_BUF` gives, and bits 32 to 47 of
+    /// `ublksrv_io_desc.addr` with `UBLK_IO_F_SHMEM_ZC`.
+    SharedIndex(u16)
 }

@@ -193,6 +193,7 @@ mod queue;
 pub mod ring;
 #[cfg(feature = "std")]
 mod server;
+mod shared_memory;
 mod signals;
 mod syscall;
 mod units;
@@ -204,8 +205,10 @@ pub use disk::{Discard, Disk, Flush, ReadAt, WriteAt, WriteZeroes};
 pub use errno::Errno;
 pub use error::{Command, Error, Message, Sent, SystemCall};
 pub use features::Features;
-pub use id::{DeviceId, QueueId, Tag};
-pub use params::{Attributes, Cache, Params};
+pub use id::{DeviceId, QueueId, SharedIndex, Tag};
+pub use params::{
+    Attributes, Cache, Checksum, DiscardLimits, Integrity, IntegrityFlags, Limits, ParamTypes, Params, Segments, Zones,
+};
 pub use poll::poll;
 pub use queue::{
     Answered, Completed, DetachedRequest, Event, Operation, Operations, PreparedQueue, Queue, ReadCursor, Request,
@@ -214,6 +217,7 @@ pub use queue::{
 pub use ring::Wake;
 #[cfg(feature = "std")]
 pub use server::{Server, StopHandle, Stopped};
+pub use shared_memory::{SharedMemory, SharedView};
 pub use signals::Signals;
 pub use syscall::Fd;
 pub use units::{SECTOR_BYTES, Sectors};

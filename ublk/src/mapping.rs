@@ -6,7 +6,7 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use ublk_sys::{ublk_params, ublksrv_ctrl_dev_info, ublksrv_io_desc};
+use ublk_sys::{ublk_params, ublk_shmem_buf_reg, ublksrv_ctrl_dev_info, ublksrv_io_desc};
 
 use crate::error::{Error, SystemCall};
 use crate::syscall::{self, Access, Fd};
@@ -53,6 +53,8 @@ unsafe impl Plain for ublksrv_ctrl_dev_info {}
 unsafe impl Plain for ublksrv_io_desc {}
 // SAFETY: integers and structs of integers, and assert_layout! in ublk-sys shows that they fill the struct.
 unsafe impl Plain for ublk_params {}
+// SAFETY: integers only, and assert_layout! in ublk-sys shows that they fill the struct.
+unsafe impl Plain for ublk_shmem_buf_reg {}
 
 impl Mapping {
     /// `len` bytes of zeroed memory, given to the process page by page as they are touched.
@@ -84,6 +86,10 @@ impl Mapping {
         self.len
     }
 
+    pub(crate) fn is_writable(&self) -> bool {
+        self.access == Access::ReadWrite
+    }
+
     /// The first byte. What is done through it is the caller's to prove.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
@@ -98,7 +104,7 @@ impl Mapping {
 
     /// This mapping, if it may be written to.
     fn writable(&self) -> Option<&Mapping> {
-        (self.access == Access::ReadWrite).then_some(self)
+        self.is_writable().then_some(self)
     }
 
     /// The place of `len` bytes at `offset`; `None` where they do not lie within the mapping.

@@ -405,6 +405,53 @@ const fn small<const N: usize>() -> c_int {
 #[expect(clippy::as_conversions, clippy::cast_sign_loss, reason = "two positive constants of libc")]
 pub(crate) const WHOLE_MESSAGE: u32 = (libc::MSG_WAITALL | libc::MSG_NOSIGNAL) as u32;
 
+/// `fstat(2)`: bytes of a file.
+pub(crate) fn len(file: &Fd) -> Result<u64, Errno> {
+    let mut stat = core::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: `stat` is one stat, borrowed for us alone while the kernel writes it.
+    let returned = unsafe { libc::fstat(file.0, stat.as_mut_ptr()) };
+    if returned < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: fstat has initialised it.
+    let stat = unsafe { stat.assume_init() };
+    u64::try_from(stat.st_size).map_err(|_| Errno::EINVAL)
+}
+
+/// `memfd_create(2)`: an empty file of memory that can be sealed.
+pub(crate) fn memfd(name: &CStr) -> Result<Fd, Errno> {
+    // SAFETY: `name` is a C string that lives through the call, which writes no memory of ours.
+    owned(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL) })
+}
+
+/// `ftruncate(2)`: gives a file this many bytes.
+pub(crate) fn set_len(file: &Fd, len: u64) -> Result<(), Errno> {
+    let len = libc::off_t::try_from(len).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: ftruncate takes numbers, and touches no memory of ours: whoever has the file mapped checked its seals.
+    let returned = unsafe { libc::ftruncate(file.0, len) };
+    if returned == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// The file gets no smaller.
+pub(crate) const SEAL_SHRINK: c_int = libc::F_SEAL_SHRINK;
+
+/// The file gets no larger.
+pub(crate) const SEAL_GROW: c_int = libc::F_SEAL_GROW;
+
+/// `fcntl(2)` with `F_GET_SEALS`: what can no longer be done with a memfd.
+pub(crate) fn seals(file: &Fd) -> Result<c_int, Errno> {
+    // SAFETY: F_GET_SEALS takes and gives numbers, and touches no memory of ours.
+    let returned = unsafe { libc::fcntl(file.0, libc::F_GET_SEALS) };
+    if returned < 0 { Err(last_errno()) } else { Ok(returned) }
+}
+
+/// `fcntl(2)` with `F_ADD_SEALS`.
+pub(crate) fn add_seals(file: &Fd, seals: c_int) -> Result<(), Errno> {
+    // SAFETY: F_ADD_SEALS takes numbers, and touches no memory of ours.
+    let returned = unsafe { libc::fcntl(file.0, libc::F_ADD_SEALS, seals) };
+    if returned == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
 /// `fallocate(2)` of `len` bytes at `offset`, in this mode.
 #[cfg(feature = "std")]
 pub(crate) fn fallocate(file: c_int, mode: c_int, offset: u64, len: u64) -> Result<(), Errno> {

@@ -14,7 +14,7 @@ use core::ffi::CStr;
 use core::fmt;
 use core::time::Duration;
 
-use ublk_sys::{UBLK_FEATURES_LEN, ublk_params, ublksrv_ctrl_dev_info};
+use ublk_sys::{UBLK_FEATURES_LEN, UBLK_SHMEM_BUF_READ_ONLY, ublk_params, ublk_shmem_buf_reg, ublksrv_ctrl_dev_info};
 
 use crate::control::in_flight::{Starting, Stopping};
 use crate::control::{Control, Header};
@@ -23,11 +23,13 @@ use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
 use crate::error::{Command, Error, SystemCall};
 use crate::features::Features;
-use crate::id::{DeviceId, QueueId};
+use crate::id::{DeviceId, QueueId, SharedIndex};
 use crate::mapping::Plain;
 use crate::mode::Mode;
-use crate::params::Params;
+use crate::params::{ParamTypes, Params};
+use crate::shared_memory::SharedMemory;
 use crate::syscall;
+use crate::units::u64_from;
 
 /// The most CPUs of a [`CpuSet`]: what Linux can be configured for on the largest machines.
 const MAX_CPUS: usize = 8192;
@@ -128,10 +130,10 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// - [`Error::Invalid`]: a number outside of what the driver takes; nothing was sent.
+    /// - [`Error::Invalid`]: a number outside of what the driver takes, or features that a device
+    ///   [cannot have together](Features::conflict); nothing was sent.
     /// - [`Error::Unsupported`]: the driver lacks a feature that was asked for; there is no device.
-    /// - [`Error::Control`] with `EEXIST`: the id is taken. `EINVAL`: features that exclude each other. `EPERM`: no
-    ///   `CAP_SYS_ADMIN`. `ENOMEM`, `ENOSPC`: no memory, no id.
+    /// - [`Error::Control`] with `EEXIST`: the id is taken. `EPERM`: no `CAP_SYS_ADMIN`. `ENOMEM`, `ENOSPC`: no memory, no id.
     /// - those of every command. After [`Error::TimedOut`] the device may exist.
     ///
     /// # Kernel
@@ -235,15 +237,24 @@ impl Control {
     /// - [`Error::Invalid`]: the parameters contradict themselves or the device; nothing was sent.
     /// - [`Error::Control`] with `EACCES`: the device was started. `EINVAL`: the driver does not take the parameters, and
     ///   has forgotten those from before.
+    /// - [`Error::UnsupportedParams`]: the driver is too old for parameters of a kind, and has taken the others: the device is
+    ///   to be deleted, or to get parameters without them.
     /// - those of every command.
     ///
     /// # Kernel
     ///
-    /// Since Linux 6.0. `UBLK_U_CMD_SET_PARAMS`, `ublk_validate_params()`.
+    /// Since Linux 6.0. `UBLK_U_CMD_SET_PARAMS`, `ublk_validate_params()`. Where there are parameters that the driver of Linux
+    /// 6.5 does not have, `UBLK_U_CMD_GET_PARAMS` too: an older driver drops their kind from `types` without a word.
     pub fn set_params(&mut self, device: &DeviceInfo, params: &Params) -> Result<(), Error> {
         let sent = params.fitted(device)?;
         let header = Header { device: Some(device.id()), ..self.lend(sent)? };
-        self.send(Command::SET_PARAMS, header, self.patience)
+        self.send(Command::SET_PARAMS, header, self.patience)?;
+        let asked = ParamTypes::from_bits(sent.types);
+        if asked.without(ParamTypes::BASIC | ParamTypes::DISCARD).is_empty() {
+            return Ok(());
+        }
+        let missing = asked.without(self.params(device.id())?.types());
+        if missing.is_empty() { Ok(()) } else { Err(Error::UnsupportedParams { missing }) }
     }
 
     /// Asks for a device's parameters. A driver older than a parameter leaves it zero.
@@ -402,6 +413,55 @@ impl Control {
         self.buffer()?.read_bytes(0, &mut cpus.bytes).ok_or(TOO_LONG)?;
         Ok(cpus)
     }
+
+    /// Registers memory with a device, whose clients can then have their data there: see [`SharedMemory`]. The driver pins its
+    /// pages, and says under which number a request names it.
+    ///
+    /// The registration is the device's, not this process's: it lasts, with the memory pinned, until it is
+    /// [taken back](Control::unregister_shared) or the device deleted, whatever becomes of the server and of its mapping. A
+    /// server that recovers a device has no way to ask for the registrations that there are.
+    ///
+    /// The device may be live. The driver lets its requests end before, so the queues have to be served by other threads
+    /// meanwhile: in a thread that serves one this would wait for itself.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Control`] with `EOPNOTSUPP`: the device was added without [`Features::SHMEM_ZC`], or the driver is older.
+    ///   `EEXIST`: a page of it is registered already. `ENOSPC`: the device has 65536 registrations. `ENOMEM`: the pages cannot
+    ///   be pinned.
+    /// - those of every command.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.1. `UBLK_U_CMD_REG_BUF`, `ublk_ctrl_reg_buf()`.
+    pub fn register_shared(&mut self, id: DeviceId, memory: &SharedMemory) -> Result<SharedIndex, Error> {
+        // The driver pins the pages that are there when it looks, and neither reads nor writes them. So nothing happens to
+        // what takes the place of `memory` after an answer that was not waited for.
+        let mut sent = ublk_shmem_buf_reg::default();
+        sent.addr = memory.address().ok_or(TOO_LONG)?;
+        sent.len = u64_from(memory.len_bytes());
+        sent.flags = if memory.is_read_only() { UBLK_SHMEM_BUF_READ_ONLY } else { 0 };
+        let header = Header { device: Some(id), ..self.lend(sent)? };
+        let number = self.begin(Command::REG_BUF, header, self.patience)?.wait_for_number()?;
+        let implausible = Error::Implausible { what: "the index of shared memory", value: number.into() };
+        u16::try_from(number).map(SharedIndex::new).map_err(|_| implausible)
+    }
+
+    /// Takes back a registration: the driver lets go of the memory, and no request names it from then on. As for
+    /// [`register_shared`](Control::register_shared), the requests of the device end before.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Control`] with `ENOENT`: nothing is registered under this number. `EOPNOTSUPP`: as for registering.
+    /// - those of every command.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.1. `UBLK_U_CMD_UNREG_BUF`, `ublk_ctrl_unreg_buf()`.
+    pub fn unregister_shared(&mut self, id: DeviceId, index: SharedIndex) -> Result<(), Error> {
+        let header = Header { device: Some(id), data: index.raw().into(), ..Header::default() };
+        self.send(Command::UNREG_BUF, header, self.patience)
+    }
 }
 
 /// The size of `T` in the type of `ublksrv_ctrl_cmd.len`.
@@ -427,6 +487,9 @@ fn check_added(asked: &ublksrv_ctrl_dev_info, info: &DeviceInfo, features: Featu
     if info.max_io_bytes() == 0 || info.max_io_bytes() > asked.max_io_buf_bytes {
         return implausible("max_io_buf_bytes", info.max_io_bytes().into());
     }
+    if features.contains(Features::IO_DESC_SIZE) && info.as_raw().io_desc_size != asked.io_desc_size {
+        return implausible("io_desc_size", info.as_raw().io_desc_size.into());
+    }
     if asked.dev_id != u32::MAX && info.id().raw() != asked.dev_id {
         return implausible("dev_id", info.id().raw().into());
     }
@@ -440,7 +503,7 @@ mod tests {
     use crate::device_info::DeviceInfo;
     use crate::golden::Golden;
     use crate::ring::Ring;
-    use crate::{Cache, DeviceId, Error, Fd, Features, NewDevice, Params, QueueId, Sectors};
+    use crate::{Cache, DeviceId, Error, Fd, Features, NewDevice, Params, QueueId, Sectors, SharedIndex, SharedMemory};
     use core::time::Duration;
     use std::vec;
     use std::vec::Vec;
@@ -476,6 +539,14 @@ mod tests {
         assert!(check_added(&asked(), &returned(|info| info.nr_hw_queues = 0), Features::NONE).is_err());
         assert!(check_added(&asked(), &returned(|info| info.queue_depth = 65), Features::NONE).is_err());
         assert!(check_added(&asked(), &returned(|info| info.max_io_buf_bytes = 2 << 20), Features::NONE).is_err());
+        let mut larger = asked();
+        (larger.io_desc_size, larger.flags) = (64, Features::IO_DESC_SIZE.bits());
+        let given = |bytes| {
+            let info = returned(|info| (info.io_desc_size, info.flags) = (bytes, Features::IO_DESC_SIZE.bits()));
+            check_added(&larger, &info, Features::IO_DESC_SIZE)
+        };
+        assert_eq!(given(64), Ok(()));
+        assert!(given(24).is_err());
     }
 
     #[test]
@@ -544,6 +615,14 @@ mod tests {
         assert_golden!("STOP_DEV", |control| control.stop(ID));
         assert_golden!("DEL_DEV", |control| control.delete(ID));
         assert_golden!("DEL_DEV_ASYNC", |control| control.delete_async(ID));
+        let memory = SharedMemory::new(0x10000).unwrap();
+        assert_golden!("REG_BUF", |control| control.register_shared(ID, &memory));
+        assert_golden!("UNREG_BUF", |control| control.unregister_shared(ID, SharedIndex::new(0)));
+        let [_, mut sent_for] = sent(|control| control.register_shared(ID, &memory));
+        assert_eq!(sent_for[..8], memory.address().unwrap().to_ne_bytes());
+        let reader = SharedMemory::read_only(memory.fd().try_clone().unwrap()).unwrap();
+        [_, sent_for] = sent(|control| control.register_shared(ID, &reader));
+        assert_eq!(sent_for[16..24], [1, 0, 0, 0, 0, 0, 0, 0]);
         let [start, _] = sent(|control| control.start(ID));
         assert_eq!(start[64..72], u64::from(std::process::id()).to_ne_bytes());
     }

@@ -26,8 +26,8 @@ pub struct InFlight<'c> {
     patience: Duration,
     /// When its answer has been waited for long enough.
     deadline: Deadline,
-    /// The driver's answer, once it came.
-    answer: Option<Result<(), Error>>,
+    /// The driver's answer, once it came: a number that is 0 for most commands.
+    answer: Option<Result<u32, Error>>,
     /// Linux works on the command on behalf of this thread, and ends it, or keeps the thread from ending, when that ends.
     thread: PhantomData<*const ()>,
 }
@@ -68,13 +68,13 @@ impl<'c> InFlight<'c> {
     /// long enough. It may be [waited for longer](InFlight::extend), and costs the control handle only when this is dropped.
     pub fn poll(&mut self) -> Result<bool, Error> {
         if let Some(answer) = self.answer {
-            return answer.map(|()| true);
+            return answer.map(|_| true);
         }
         let InFlight { command, device, sent, .. } = *self;
         if let Some(result) = self.control.answer() {
-            let answer = result.map(|_| ()).map_err(|errno| Error::Control { command, device, errno, sent });
+            let answer = result.map_err(|errno| Error::Control { command, device, errno, sent });
             self.answer = Some(answer);
-            return answer.map(|()| true);
+            return answer.map(|_| true);
         }
         if !self.deadline.is_over() {
             return Ok(false);
@@ -108,6 +108,15 @@ impl<'c> InFlight<'c> {
     pub fn wait(mut self) -> Result<(), Error> {
         while !self.step()? {}
         Ok(())
+    }
+
+    /// Waits until it is done, and gives the number that the driver answered.
+    pub(super) fn wait_for_number(mut self) -> Result<u32, Error> {
+        loop {
+            if let (true, Some(answer)) = (self.step()?, self.answer) {
+                return answer;
+            }
+        }
     }
 
     /// Whether it is done; if not, waits until something comes or the time is over.
