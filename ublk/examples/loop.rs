@@ -217,14 +217,7 @@ impl Options {
             let number = || parse_bytes(&value).ok_or_else(bad);
             match option.as_str() {
                 "--mode" => options.mode = Choice::parse(&value).ok_or_else(bad)?,
-                "--direct" => {
-                    options.direct = match value.as_str() {
-                        "auto" => Direct::Auto,
-                        "on" => Direct::On,
-                        "off" => Direct::Off,
-                        _ => return Err(bad()),
-                    }
-                }
+                "--direct" => options.direct = Direct::parse(&value).ok_or_else(bad)?,
                 "--queues" => options.queues = number()?.try_into().map_err(|_| bad())?,
                 "--depth" => options.depth = number()?.try_into().map_err(|_| bad())?,
                 "--max-io" => options.max_io_bytes = number()?.try_into().map_err(|_| bad())?,
@@ -253,7 +246,7 @@ fn params(backing: &Backing, choice: Choice) -> Result<Params, String> {
     if backing.is_read_only {
         return Ok(params.read_only());
     }
-    let forgets = if backing.is_device {
+    let forgets = if backing.queue.is_some() {
         backing.limit("discard_granularity").filter(|bytes| *bytes > 0)
     } else {
         Some(backing.block_bytes.max(4096))
@@ -280,7 +273,7 @@ fn serve<M: Mode>(options: &Options, backing: &Backing, choice: Choice, why: &st
             |queue| {
                 let file = queue.register_file(&files[usize::from(queue.id().raw())])?;
                 let syncs = Syncs::new(&lost, options.depth);
-                Ok(Target { file, syncs, block_bytes, is_device: backing.is_device })
+                Ok(Target { file, syncs, block_bytes, is_device: backing.queue.is_some() })
             },
             |target, event| target.answer(event),
             |device| {
@@ -298,7 +291,10 @@ fn run(options: &Options) -> Result<(), String> {
     let (choice, why) = Choice::make(options.mode, offered)?;
     let backing = Backing::open(&options.path, options.direct, options.read_only)?;
     if backing.cut_bytes > 0 {
-        eprintln!("loop: the last {} bytes are not a block of {}, and left alone", backing.cut_bytes, backing.block_bytes);
+        eprintln!(
+            "loop: the last {} bytes are not a block of {}, and left alone",
+            backing.cut_bytes, backing.block_bytes
+        );
     }
     let cache = if backing.is_direct { "past the page cache" } else { "through the page cache" };
     let why = format!("{why}; {cache}, blocks of {}", backing.block_bytes);

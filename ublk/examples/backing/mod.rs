@@ -25,6 +25,18 @@ pub(crate) enum Direct {
     Off,
 }
 
+impl Direct {
+    /// What an option says; `None` for a word that is none.
+    pub(crate) fn parse(word: &str) -> Option<Direct> {
+        match word {
+            "auto" => Some(Direct::Auto),
+            "on" => Some(Direct::On),
+            "off" => Some(Direct::Off),
+            _ => None,
+        }
+    }
+}
+
 /// A file or a block device that is open.
 #[derive(Debug)]
 pub(crate) struct Backing {
@@ -36,10 +48,9 @@ pub(crate) struct Backing {
     /// Bytes of a block: with O_DIRECT offsets and lengths are multiples of it, and so are addresses of memory.
     pub(crate) block_bytes: u32,
     pub(crate) is_direct: bool,
-    pub(crate) is_device: bool,
     pub(crate) is_read_only: bool,
-    /// What the block layer says of a block device: a folder of sysfs.
-    queue: Option<String>,
+    /// Of a block device, where sysfs says what the block layer knows of it.
+    pub(crate) queue: Option<String>,
 }
 
 impl Backing {
@@ -67,16 +78,8 @@ impl Backing {
         } else {
             (about.len(), BLOCKS[0].into())
         };
-        let mut backing = Backing {
-            file,
-            len_bytes: len,
-            cut_bytes: 0,
-            block_bytes,
-            is_direct: false,
-            is_device,
-            is_read_only,
-            queue,
-        };
+        let mut backing =
+            Backing { file, len_bytes: len, cut_bytes: 0, block_bytes, is_direct: false, is_read_only, queue };
         if direct != Direct::Off {
             match backing.past_the_cache() {
                 Ok((file, block_bytes)) => {
