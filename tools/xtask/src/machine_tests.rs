@@ -14,16 +14,17 @@ use crate::kernel::{self, Kernel, Series};
 use crate::libtest;
 use crate::machine::{Ending, Stream, Timeout};
 use crate::packages::{self, Program};
+use crate::paths;
 use crate::sizes;
 use crate::tally::Tally;
 use crate::vm::{self, Guest, Wanted};
 use crate::workspace;
 
 /// What tests call, beside the project's own programs.
-const TOOLS: [Program; 3] = [packages::FIO, packages::MKE2FS, packages::E2FSCK];
+const TOOLS: [Program; 4] = [packages::FIO, packages::MKE2FS, packages::E2FSCK, packages::BLKDISCARD];
 
 /// Everything that `cargo xtask test` calls.
-pub(crate) const NEEDS: [Program; 9] = [
+pub(crate) const NEEDS: [Program; 10] = [
     packages::CC,
     packages::CXX,
     packages::MANDOC,
@@ -33,6 +34,7 @@ pub(crate) const NEEDS: [Program; 9] = [
     packages::FIO,
     packages::MKE2FS,
     packages::E2FSCK,
+    packages::BLKDISCARD,
 ];
 
 /// How often a machine may be lost before anything ran in it.
@@ -135,6 +137,7 @@ fn run_on(on: &Kernel, plan: &[Test], programs: &[TestProgram], own: &[PathBuf],
         for tool in TOOLS {
             guest.files.add(tool.name)?;
         }
+        guest.files.file(&format!("usr/local/bin/{}", paths::COMMAND), 0o755, paths::SCRIPT.into());
         for program in programs {
             guest.files.program(&program.path, &format!("{}/{}", guest_tests::PROGRAMS, program.target))?;
         }

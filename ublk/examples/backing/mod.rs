@@ -72,6 +72,8 @@ impl Backing {
             opened => (opened.map_err(complain)?, read_only),
         };
         let queue = is_device.then(|| queue_of(&about));
+        // Whoever opens a block device that is read-only may be told so only when writing.
+        let is_read_only = is_read_only || attribute(queue.as_deref(), "../ro") == Some(1);
         let (len, block_bytes) = if is_device {
             let len = (&file).seek(SeekFrom::End(0)).map_err(complain)?;
             (len, attribute(queue.as_deref(), "logical_block_size").unwrap_or(4096))
