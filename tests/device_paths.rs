@@ -2,7 +2,7 @@
 //! Every way in which data can travel, judged by fio over `loop` and `stripe`: one cell of each row of the table that
 //! `cargo xtask paths` prints, by the script that prints it, which is a program on the PATH.
 #![cfg_attr(not(have_ublk), allow(dead_code, reason = "the tests are ignored, not left out"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test ends where something is wrong")]
 
 mod harness;
 

@@ -27,14 +27,8 @@ const TREE: &str = "/usr/src/headers";
 const MODES: [&str; 4] = ["copy", "user-copy", "zero-copy", "auto-register"];
 
 /// What a guest calls, beside the project's own programs.
-const TOOLS: [Program; 6] = [
-    packages::FIO,
-    packages::MKE2FS,
-    packages::E2FSCK,
-    packages::MKXFS,
-    packages::XFS_REPAIR,
-    packages::BLKDISCARD,
-];
+const TOOLS: [Program; 6] =
+    [packages::FIO, packages::MKE2FS, packages::E2FSCK, packages::MKXFS, packages::XFS_REPAIR, packages::BLKDISCARD];
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +54,7 @@ impl Wanted {
     fn steps(self) -> Vec<String> {
         let mut steps = vec!["head".to_owned()];
         let (cells, ios): (&[(u32, u32)], u32) = match self {
-            Self::Quick => (&[(4, 64)], 800),
+            Self::Quick => (&[(4, 64)], 400),
             Self::Full => (&[(1, 1), (1, 64), (4, 1), (4, 64)], 2000),
         };
         for (server, direct) in [("loop", "on"), ("loop", "off"), ("stripe", "on")] {
@@ -116,7 +110,9 @@ pub(crate) fn run(wanted: Wanted) -> Result<u8> {
         for step in wanted.steps() {
             script.push_str(&format!("{COMMAND} /mnt {step} || wrong=1\n"));
         }
-        script.push_str("dmesg | grep -E 'WARNING:|BUG:|Oops|blocked for more than' && wrong=1\numount /mnt\nexit $wrong\n");
+        script.push_str(
+            "dmesg | grep -E 'WARNING:|BUG:|Oops|blocked for more than' && wrong=1\numount /mnt\nexit $wrong\n",
+        );
         let command = ["sh", "-c", &script].map(OsString::from);
         let limit = Timeout::Silence(Duration::from_secs(600));
         let ending = guest.run(&command, limit, |stream, bytes| match stream {

@@ -92,13 +92,15 @@ case $what in
 
     cell)
         name=$1 mode=$2 direct=$3 queues=$4 depth=$5 ios=$6
-        # Four parts that are whole sectors and end in no whole page, and behind them what is no sector.
-        bytes=$((64 * 1048576 + 4 * 512))
+        # A quarter ends at a sector that starts no page, and behind the last sector is what is none.
+        bytes=$((64 * 1048576 + 16 * 512))
         case $name in
             loop)
                 truncate -s $((bytes + 300)) "$work/file"
                 files=$work/file
-                trims='--trim_percentage=10 --trim_verify_zero=1 --trim_backlog=16'
+                # In the last quarter each write comes behind a trim of its place.
+                mixed=$((bytes / 4 * 3))
+                trims="--name=trims --rw=trimwrite --offset=$mixed --size=$((bytes - mixed)) --number_ios=$((ios / 4))"
                 ;;
             stripe)
                 for number in 1 2 3 4; do
@@ -107,7 +109,7 @@ case $what in
                 files="--chunk 16K $work/file1 $work/file2 $work/file3 $work/file4"
                 bytes=$((64 * 1048576))
                 # It takes no discards.
-                trims=
+                mixed=$bytes trims=
                 ;;
         esac
         # shellcheck disable=SC2086
@@ -116,18 +118,19 @@ case $what in
             exit 0
         fi
         [ "$(cat "/sys/block/${device#/dev/}/size")" = $((bytes / 512)) ] || fail "$device has the wrong size"
-        part=$((bytes / queues))
+        part=$((mixed / queues))
         begun=$(now)
         status=0
         # Two writes under way to one place could end in either order.
         # shellcheck disable=SC2086
-        fio --name=cell --filename="$device" --direct=1 --ioengine=libaio --iodepth="$depth" --numjobs="$queues" \
-            --size="$part" --offset_increment="$part" --number_ios=$((ios / queues)) --rw=randrw --randrepeat=1 \
-            --bssplit=512/20:1536/10:4k/20:12800/10:64k/20:256k/10:1m/10 --bs_unaligned=0 --serialize_overlap=1 \
-            --verify=crc32c --do_verify=1 --verify_fatal=1 $trims --group_reporting >"$work/fio" 2>&1 || status=$?
+        fio --filename="$device" --direct=1 --ioengine=libaio --iodepth="$depth" --randrepeat=1 --serialize_overlap=1 \
+            --bssplit=512/20:1536/10:4k/25:12800/10:64k/25:256k/6:1m/4 \
+            --verify=crc32c --do_verify=1 --verify_fatal=1 --group_reporting \
+            --name=mixed --rw=randrw --numjobs="$queues" --size="$part" --offset_increment="$part" \
+            --number_ios=$((ios / queues)) $trims >"$work/fio" 2>&1 || status=$?
         taken=$(since "$begun")
         done=$(sed -n 's/.*issued rwts: total=\([0-9,]*\) .*/\1/p' "$work/fio" | tr , '\n' | awk '{ sum += $1 } END { print sum + 0 }')
-        if [ $status != 0 ] || ! grep -q 'err= 0' "$work/fio"; then
+        if [ $status != 0 ] || ! grep -q 'err= 0' "$work/fio" || grep -q 'err=[^ ]' "$work/fio"; then
             row "$kernel" "$name" "$mode" "$direct" "$queues" "$depth" "$done" "$taken" "status $status"
             cat "$work/fio"
             exit 1
@@ -181,7 +184,9 @@ case $what in
         tr '\0' x </dev/zero | dd of="$device" bs=1M count=32 iflag=fullblock conv=fsync 2>/dev/null
         full=$(du -k "$work/file" | cut -f1)
         # The 8 MiB in the middle first, so that what lies around them has to stay.
-        blkdiscard -o 8388608 -l 8388608 "$device"
+        # The shell has one of its own, which can less.
+        blkdiscard=$(which blkdiscard)
+        "$blkdiscard" -o 8388608 -l 8388608 "$device"
         for mib in 0 7 8 15 16 31; do
             case $mib in
                 8 | 15) byte='\0' ;;
@@ -191,8 +196,8 @@ case $what in
             [ "$wrong" = 0 ] || fail "MiB $mib has $wrong bytes that are wrong"
         done
         partly=$(du -k "$work/file" | cut -f1)
-        blkdiscard "$device"
-        blkdiscard -z -l 1048576 "$device"
+        "$blkdiscard" "$device"
+        "$blkdiscard" -z -l 1048576 "$device"
         wrong=$(dd if="$device" bs=1M 2>/dev/null | tr -d '\0' | wc -c)
         [ "$wrong" = 0 ] || fail "$wrong bytes are left"
         empty=$(du -k "$work/file" | cut -f1)
@@ -218,9 +223,11 @@ case $what in
             echo 1 >$tracing/events/$event/enable
         done
         echo 1 >$tracing/tracing_on
-        # A direct write with O_DSYNC is one with FUA, and a FLUSH behind it; fsync is a FLUSH.
-        dd if=/dev/zero of="$device" bs=4k count=50 oflag=direct,dsync 2>/dev/null || fail "dd with O_DSYNC"
-        dd if=/dev/zero of="$device" bs=4k count=50 conv=fsync 2>/dev/null || fail "dd with fsync"
+        # A direct write with O_DSYNC is one with FUA, and a FLUSH behind it; fdatasync is a FLUSH.
+        fio --name=durable --filename="$device" --rw=write --bs=4k --number_ios=50 --direct=1 --sync=dsync >"$work/fio" 2>&1 ||
+            fail "$(cat "$work/fio")"
+        fio --name=flushed --filename="$device" --rw=write --bs=4k --number_ios=50 --direct=1 --fdatasync=1 >"$work/fio" 2>&1 ||
+            fail "$(cat "$work/fio")"
         echo 0 >$tracing/tracing_on
         cat $tracing/trace >"$work/trace"
         tracing=
@@ -234,7 +241,7 @@ case $what in
                 waiting--
             }
             END {
-                if (asked < 51 || syncs < asked || waiting) wrong = 1
+                if (asked < 120 || syncs < asked || waiting) wrong = 1
                 print asked + 0 " FLUSH and FUA, " syncs + 0 " FSYNC of the ring, each back before the answer" (wrong ? ": NOT SO" : "")
                 exit wrong
             }' "$work/trace" >"$work/counted" || { head -60 "$work/trace"; fail "$(cat "$work/counted")"; }
