@@ -25,11 +25,12 @@ use header::{Headers, Release};
 use ublk_sys::layout::{Constant, Layout, Member, TABLES, Table};
 
 /// Mirrored files, for tests that read them as text.
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     include_str!("../../ublk-sys/src/ublk_cmd.rs"),
     include_str!("../../ublk-sys/src/io_uring.rs"),
     include_str!("../../ublk-sys/src/blkzoned.rs"),
     include_str!("../../ublk-sys/src/fs.rs"),
+    include_str!("../../ublk-sys/src/blkdev.rs"),
 ];
 
 /// The table in ABI.md stands between these.

@@ -17,13 +17,14 @@ impl Part {
 }
 
 /// The scope.
-pub(crate) const PARTS: [Part; 5] = [
+pub(crate) const PARTS: [Part; 6] = [
     Part { header: "linux/ublk_cmd.h", only: &[] },
     Part { header: "linux/io_uring.h", only: &[] },
     Part { header: "linux/time_types.h", only: &["__kernel_timespec"] },
     Part { header: "linux/blkzoned.h", only: &[] },
     // File systems' affairs else.
     Part { header: "linux/fs.h", only: &["LBMD_PI_"] },
+    Part { header: "linux/blkdev.h", only: &[] },
 ];
 
 /// Where what that header has goes.
@@ -32,6 +33,7 @@ pub(crate) fn file_of(header: &str) -> &'static str {
         "linux/ublk_cmd.h" => "ublk-sys/src/ublk_cmd.rs",
         "linux/blkzoned.h" => "ublk-sys/src/blkzoned.rs",
         "linux/fs.h" => "ublk-sys/src/fs.rs",
+        "linux/blkdev.h" => "ublk-sys/src/blkdev.rs",
         _ => "ublk-sys/src/io_uring.rs",
     }
 }

@@ -95,6 +95,15 @@ pub fn quiet_device(depth: u16) -> NewDevice {
     if offered.contains(quiet) { device.features(quiet) } else { device }
 }
 
+/// What a feature cannot be asked for without, or else one that every driver has.
+pub fn needed_by(feature: Features) -> Features {
+    match feature {
+        Features::USER_RECOVERY_FAIL_IO | Features::QUIESCE => Features::USER_RECOVERY,
+        Features::INTEGRITY => Features::USER_COPY,
+        _ => Features::CMD_IOCTL_ENCODE,
+    }
+}
+
 /// The block device, past the page cache: each read and write is a request.
 pub fn open_direct(id: DeviceId) -> File {
     let path = format!("/dev/ublkb{id}");

@@ -141,10 +141,66 @@ pub fn forbid(call: libc::c_long, errno: i32) {
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) }, 0);
 }
 
+/// From now on this operation of io_uring_register(2) does nothing in this thread and those that it starts, and says that it did.
+pub fn pretend_registration(operation: u32) {
+    let code = |code: u32| u16::try_from(code).unwrap();
+    let step = |op: u32, jt, jf, k| libc::sock_filter { code: code(op), jt, jf, k };
+    let equals = |jf, k| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, jf, k);
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        equals(3, u32::try_from(libc::SYS_io_uring_register).unwrap()),
+        // The low half of the second argument, on a little-endian machine.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 24),
+        equals(1, operation),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: 6, filter: program.as_mut_ptr() };
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    // SAFETY: `filter` names the six steps of `program`, which live through the call.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) }, 0);
+}
+
 /// From now on no program that this thread starts has this capability, not even as root.
 pub fn drop_capability(capability: libc::c_ulong) {
     // SAFETY: takes numbers only.
     assert_eq!(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }, 0);
+}
+
+/// Which way a client's direct I/O goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Bytes of the memory go to the disk.
+    Write,
+    /// Bytes of the disk go to the memory.
+    Read,
+}
+
+/// A client's direct I/O on `disk`, from or to `len` bytes at `start` of a memfd that it has mapped: how many bytes went.
+pub fn direct(
+    disk: &fs::File,
+    at: i64,
+    memory: &ublk::Fd,
+    start: i64,
+    len: usize,
+    way: Direction,
+) -> std::io::Result<usize> {
+    use std::os::fd::AsRawFd;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice replaces none.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, memory.raw(), start) };
+    assert_ne!(mapped, libc::MAP_FAILED);
+    let moved = match way {
+        // SAFETY: the `len` bytes at `mapped` are this function's own; nobody makes references to them.
+        Direction::Write => unsafe { libc::pwrite(disk.as_raw_fd(), mapped, len, at) },
+        // SAFETY: as above.
+        Direction::Read => unsafe { libc::pread(disk.as_raw_fd(), mapped, len, at) },
+    };
+    let failed = std::io::Error::last_os_error();
+    // SAFETY: it was made above, and the I/O on it is over.
+    assert_eq!(unsafe { libc::munmap(mapped, len) }, 0);
+    usize::try_from(moved).map_err(|_| failed)
 }
 
 /// Adds a device as a user without rights may, which this crate does not offer yet.

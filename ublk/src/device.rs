@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::id::QueueId;
 use crate::mode::{self, Mode};
 use crate::params::Params;
-use crate::queue::PreparedQueue;
+use crate::queue::{Overlays, PreparedQueue};
 use crate::syscall::{self, Fd};
 
 /// How long a fresh char device may take to become ours: udev gives the node its owner.
@@ -71,6 +71,7 @@ pub struct Device<M: Mode = mode::Copy> {
     queues: [u64; 64],
     /// Operations of the ring that a request can have under way.
     operations: u16,
+    overlays: Overlays,
     mode: PhantomData<M>,
 }
 
@@ -106,8 +107,8 @@ impl<M: Mode> Device<M> {
         params.checked(device.asked_features(), device.asked_max_io_bytes())?;
         let operations = device.asked_operations();
         let info = control.add(device)?;
-        let (char_device, phase, queues) = (None, Phase::New, [0; 64]);
-        let mut device = Device { control, info, char_device, phase, queues, operations, mode: PhantomData };
+        let (char_device, phase, queues, overlays) = (None, Phase::New, [0; 64], Overlays::of(params));
+        let mut device = Device { control, info, char_device, phase, queues, operations, overlays, mode: PhantomData };
         let char_device = CharDevice::open(info.id(), NODE_PATIENCE)?;
         // The open file pins the id: what is true of it now stays true. Before, it could have become another device's: its
         // parameters would be overwritten, and the buffers made for the wrong size.
@@ -162,7 +163,7 @@ impl<M: Mode> Device<M> {
         if given {
             return invalid("a queue can be had once");
         }
-        let queue = PreparedQueue::new(char_device, &self.info, id, self.operations)?;
+        let queue = PreparedQueue::new(char_device, &self.info, id, self.operations, self.overlays)?;
         if let Some(word) = self.queues.get_mut(index / 64) {
             *word |= bit;
         }

@@ -12,7 +12,7 @@ use ublk_sys::{
 use crate::error::Error;
 use crate::features::Features;
 use crate::id::DeviceId;
-use crate::mode::{self, Mode};
+use crate::mode::{self, Mode, UserCopied};
 
 /// The most operations of the ring that a request can have under way at once.
 pub(crate) const MAX_OPERATIONS: u16 = 64;
@@ -191,6 +191,8 @@ pub struct NewDevice<M: Mode = mode::Copy> {
     max_io_bytes: u32,
     descriptor_bytes: Option<u16>,
     features: Features,
+    /// Those that go with a mode.
+    overlays: Features,
     operations: u16,
     mode: PhantomData<M>,
 }
@@ -213,6 +215,7 @@ impl NewDevice {
             max_io_bytes: 512 << 10,
             descriptor_bytes: None,
             features: Features::NONE,
+            overlays: Features::NONE,
             operations: 0,
             mode: PhantomData,
         }
@@ -228,8 +231,9 @@ impl<M: Mode> NewDevice<M> {
     /// let device = NewDevice::new().mode::<mode::UserCopy>().depth(64);
     /// ```
     pub const fn mode<N: Mode>(self) -> NewDevice<N> {
-        let NewDevice { id, queues, depth, max_io_bytes, descriptor_bytes, features, operations, .. } = self;
-        NewDevice { id, queues, depth, max_io_bytes, descriptor_bytes, features, operations, mode: PhantomData }
+        let NewDevice { id, queues, depth, max_io_bytes, descriptor_bytes, features, overlays, operations, .. } = self;
+        let mode = PhantomData;
+        NewDevice { id, queues, depth, max_io_bytes, descriptor_bytes, features, overlays, operations, mode }
     }
 
     /// Operations of the queue's ring that a request can have under way at once, 0 to 64: see [`Operations`](crate::Operations).
@@ -277,15 +281,15 @@ impl<M: Mode> NewDevice<M> {
         self
     }
 
-    /// Features that the device must have, beside those of its mode. One that the driver does not give is an error, and so are two
-    /// that [exclude each other](Features::conflict).
+    /// Features that the device must have, beside those of its mode. One that the driver does not give is an error, and so are two that
+    /// [exclude each other](Features::conflict).
     pub const fn features(mut self, features: Features) -> NewDevice<M> {
         self.features = features;
         self
     }
 
     pub(crate) const fn asked_features(&self) -> Features {
-        let features = self.features.union(M::FEATURES);
+        let features = self.features.union(self.overlays).union(M::FEATURES);
         match self.descriptor_bytes {
             Some(_) => features.union(Features::IO_DESC_SIZE),
             None => features,
@@ -331,7 +335,7 @@ impl<M: Mode> NewDevice<M> {
         if features.contains(Features::UNPRIVILEGED_DEV) {
             return invalid("unprivileged devices are not served yet: their commands carry a path");
         }
-        if !mode::is_of::<M>(self.asked_features()) {
+        if !mode::is_of::<M>(features) {
             return invalid("how data travels is said by NewDevice::mode, and not by a feature");
         }
         if self.operations > MAX_OPERATIONS {
@@ -351,10 +355,41 @@ impl<M: Mode> NewDevice<M> {
     }
 }
 
+impl<M: UserCopied> NewDevice<M> {
+    /// The device has zones, which its parameters have to [describe](crate::Params::zoned).
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.6, where it was built with `CONFIG_BLK_DEV_ZONED`; where not, adding the device is `EINVAL`. `UBLK_F_ZONED`.
+    pub const fn zoned(mut self) -> NewDevice<M> {
+        self.overlays = self.overlays.union(Features::ZONED);
+        self
+    }
+
+    /// The device has metadata beside its data, which its parameters have to [describe](crate::Params::integrity).
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.0, where it was built with `CONFIG_BLK_DEV_INTEGRITY`. `UBLK_F_INTEGRITY`.
+    pub const fn integrity(mut self) -> NewDevice<M> {
+        self.overlays = self.overlays.union(Features::INTEGRITY);
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::NewDevice;
-    use crate::{DeviceId, Features};
+    use crate::{DeviceId, Features, mode};
+
+    #[test]
+    fn zones_and_metadata_go_with_a_mode_in_whatever_order_they_are_asked_for() {
+        let both = Features::ZONED | Features::INTEGRITY;
+        let device = NewDevice::new().mode::<mode::UserCopy>().zoned().integrity().features(Features::UPDATE_SIZE);
+        let asked = Features::from_bits(device.checked().unwrap().flags);
+        assert_eq!(asked, both | Features::USER_COPY | Features::UPDATE_SIZE);
+        assert!(device.mode::<mode::Copy>().checked().is_err());
+    }
 
     #[test]
     fn numbers_that_the_driver_refuses_are_refused_before_it() {

@@ -270,8 +270,8 @@ impl Params {
         self
     }
 
-    /// Addresses of the memory of requests are multiples of this, a power of two, 2 bytes to a page: what a server with zero
-    /// copy says for the file behind it. The block layer copies what is not so, and refuses direct I/O from such memory.
+    /// Addresses of the memory of requests are multiples of this, a power of two, 2 bytes to a page, and 4 unless said: what a
+    /// server with zero copy says for the file behind it. The block layer refuses direct I/O from memory that is not so.
     ///
     /// # Kernel
     ///

@@ -228,11 +228,15 @@ mod mailbox;
 mod memory;
 mod operating;
 mod operations;
+mod overlays;
+mod protection;
 mod references;
 mod request;
+mod shares;
 mod table;
 mod tag_set;
 mod user_copy;
+mod zoned;
 
 use core::cell::{Cell, RefCell, RefMut};
 use core::fmt;
@@ -243,11 +247,13 @@ use core::time::Duration;
 
 use ublk_sys::{
     IORING_CQE_F_MORE, UBLK_AUTO_BUF_REG_FALLBACK, UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH,
-    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd,
+    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd, ublksrv_io_desc,
 };
 
+pub(crate) use overlays::Overlays;
+
 pub use operations::{Completed, Operations, RingFile};
-pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags};
+pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
 
 use crate::char_device::CharDevice;
 use crate::device_info::DeviceInfo;
@@ -258,17 +264,18 @@ use crate::id::{QueueId, Tag};
 use crate::mode::{self, Data, Mode};
 use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
 use crate::syscall::{self, Fd};
-use crate::units::usize_from;
+use crate::units::{Sectors, usize_from};
 use descriptors::Descriptors;
 use mailbox::{Letter, LetterBox};
 use memory::{Memory, TagBuffer};
 use operating::OPERATION_BIT;
 use request::{Held, Moved, Work, failed};
+use shares::{SHARED, Shares};
 use table::{Mark, Table};
 use tag_set::TagSet;
 
 /// Features whose devices are served in another way.
-const NOT_SERVED: [Features; 2] = [Features::BATCH_IO, Features::SHMEM_ZC];
+const NOT_SERVED: [Features; 1] = [Features::BATCH_IO];
 
 /// Files that a queue's ring has room for.
 const FILES: u32 = 64;
@@ -290,14 +297,18 @@ const POLL_IN: u16 = 1;
 #[must_use = "a queue can be had once"]
 pub struct PreparedQueue<M: Mode = mode::Copy> {
     id: QueueId,
+    info: DeviceInfo,
     tags: Range<u16>,
+    operations: u16,
     ring: DisabledRing,
     /// How many files the ring has, where it has a table of them.
     files: Option<u32>,
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
+    shares: Option<Shares>,
     largest: usize,
+    overlays: Overlays,
     char_device: Fd,
     mode: PhantomData<M>,
 }
@@ -332,7 +343,7 @@ impl PreparedQueue {
     pub fn adopt(char_device: Fd, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
         // `max_io_buf_bytes` has 32 bits, is a whole number of pages, and bounds the largest request.
         const LARGEST: usize = usize_from(u32::MAX - 0xfff);
-        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0)
+        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0, Overlays::default(), 0..info.depth())
     }
 }
 
@@ -347,8 +358,10 @@ impl<M: Mode> PreparedQueue<M> {
         info: &DeviceInfo,
         id: QueueId,
         operations: u16,
+        overlays: Overlays,
     ) -> Result<PreparedQueue<M>, Error> {
-        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, usize_from(info.max_io_bytes()), operations)
+        let (largest, tags) = (usize_from(info.max_io_bytes()), 0..info.depth());
+        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, largest, operations, overlays, tags)
     }
 
     fn with_buffers(
@@ -357,6 +370,8 @@ impl<M: Mode> PreparedQueue<M> {
         id: QueueId,
         largest: usize,
         operations: u16,
+        overlays: Overlays,
+        tags: Range<u16>,
     ) -> Result<PreparedQueue<M>, Error> {
         let invalid = |what| Err(Error::Invalid { what });
         if id.raw() >= info.queues() {
@@ -366,6 +381,7 @@ impl<M: Mode> PreparedQueue<M> {
         if !(1..=UBLK_MAX_QUEUE_DEPTH).contains(&depth) {
             return invalid("a queue has a depth of 1 to 4096");
         }
+        let shares = info.features().contains(Features::SHMEM_ZC);
         let is_served = NOT_SERVED.iter().all(|feature| !info.features().contains(*feature));
         if !mode::is_of::<M>(info.features()) || !is_served {
             return invalid("this device moves data in another way than the mode that its queue was asked for");
@@ -379,25 +395,65 @@ impl<M: Mode> PreparedQueue<M> {
         // A tag has one command staged or in flight, or its request's operations, with one that registers before them and one
         // that gives back before its commit. Two more are the polls that wake the queue.
         let per_tag = 1 + u32::from(operations) + if registers { 2 } else { 0 };
-        let all = u32::from(depth) * per_tag + 2;
+        let count = u32::try_from(tags.len()).unwrap_or(depth.into());
+        let all = count * per_tag + 2;
         // What does not fit at once is submitted in between, and completions that do not fit are kept by the kernel.
-        let submissions = all.min(SUBMISSIONS).max(u32::from(depth) + 2);
+        let submissions = all.min(SUBMISSIONS).max(count + 2);
         let ring = Ring::local(submissions, all.min(COMPLETIONS).max(submissions))?;
-        if registers {
-            ring.register_buffers(depth.into())?;
+        if registers || shares {
+            ring.register_buffers(u32::from(depth) + if shares { SHARED } else { 0 })?;
         }
         Ok(PreparedQueue {
             id,
-            tags: 0..depth,
+            info: *info,
+            tags,
+            operations,
             ring,
             files: None,
             descriptors: Descriptors::map(&char_device, info, id)?,
             memory: Memory::map(depth, buffer_len)?,
             table: Table::map(depth, operations)?,
+            shares: if shares { Some(Shares::map()?) } else { None },
             largest,
+            overlays,
             char_device,
             mode: PhantomData,
         })
+    }
+
+    /// Takes some of the queue's tags away, for another thread to fetch and serve: `count` of them, which come as a queue of the
+    /// same number, with a ring and buffers of its own.
+    ///
+    /// The driver gives a request whichever tag is free, so that both threads get some. Files are registered with each of the two.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Unsupported`]: the driver wants all tags of a queue fetched by one thread.
+    /// - [`Error::Invalid`]: there are not more tags than that, or none was asked for.
+    /// - [`Error::System`]: as for [`Device::queue`](crate::Device::queue).
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.16. `UBLK_F_PER_IO_DAEMON`.
+    pub fn split_off(&mut self, count: u16) -> Result<PreparedQueue<M>, Error> {
+        let offered = self.info.features();
+        if !offered.contains(Features::PER_IO_DAEMON) {
+            return Err(Error::Unsupported { missing: Features::PER_IO_DAEMON, offered });
+        }
+        let start = self.tags.end.checked_sub(count).filter(|start| count > 0 && *start > self.tags.start);
+        let start = start.ok_or(Error::Invalid { what: "a queue is split so that both parts have tags" })?;
+        let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
+        let (info, largest, tags) = (&self.info, self.largest, start..self.tags.end);
+        let (operations, overlays) = (self.operations, self.overlays);
+        let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, operations, overlays, tags)?;
+        self.tags.end = start;
+        Ok(part)
+    }
+
+    /// The tags that are fetched here: all of the queue's, unless it was [split](PreparedQueue::split_off).
+    #[must_use]
+    pub fn tags(&self) -> Range<u16> {
+        self.tags.clone()
     }
 
     /// Gives a file to the queue's ring, for [operations](Operations) of its requests: at most 64. The ring holds it open until
@@ -456,7 +512,11 @@ impl<M: Mode> PreparedQueue<M> {
             descriptors: self.descriptors,
             memory: self.memory,
             table: self.table,
+            shares: self.shares,
+            places: places::<M>(self.info.features()),
+            depth: self.info.depth(),
             largest: self.largest,
+            overlays: self.overlays,
             char_device: self.char_device,
             id: self.id,
             mode: self.mode,
@@ -484,25 +544,35 @@ impl<M: Mode> PreparedQueue<M> {
 /// excludes that. Linux 7.3 fails such requests. A queue that is forgotten (`mem::forget`) holds its device until the process ends.
 ///
 /// Invariant Q1: a tag is in `in_flight` from before its command is staged until the command's completion was taken.
-/// Its buffer is then the kernel's. The buffers are unmapped only while `in_flight` is empty.
+/// Its buffer is then the kernel's. So it is while the tag is operating: from before the first of a request's operations is staged
+/// until the completion of the last was taken. The buffers are unmapped only while `in_flight` is empty and no tag is operating.
 ///
 /// Invariant Q2: a tag is in `owned` from the completion that delivers its request until the answer is staged. For each
-/// there is at most one [`Request`] or [`DetachedRequest`], made when the tag came into `owned`; answering consumes it. No
-/// tag is in both sets. A tag is in `detached` too from when its request was detached until the answer is staged.
+/// there is at most one [`Request`] (or [`Operations`] or [`Completed`], which hold one) or [`DetachedRequest`], made when the tag
+/// came into `owned`; answering consumes it. So does starting its operations, and while the tag is operating there is none: it is made
+/// again, once, when the tag comes out of `completed`. No tag is in both sets. A tag is in `detached` too from when its request was detached until the answer is staged.
 pub struct Queue<M: Mode = mode::Copy> {
     state: RefCell<State>,
     unanswered: Cell<u64>,
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
+    /// The memory that operations can name; `None` for a device without it.
+    shares: Option<Shares>,
+    /// Where else the device's requests can have their data.
+    places: RequestFlags,
+    depth: u16,
     /// Bytes of the device's largest request.
     largest: usize,
+    overlays: Overlays,
     char_device: Fd,
     /// The number of the ring's descriptor, which is the ring's in `state`.
     ring_fd: i32,
     id: QueueId,
     mode: PhantomData<M>,
 }
+
+static_assertions::assert_not_impl_any!(Event<'static>: Send, Sync);
 
 /// Something that a queue has to say.
 #[derive(Debug)]
@@ -695,13 +765,22 @@ impl<M: Mode> Queue<M> {
         Ok(self.next_completed()?.map(Event::Completed))
     }
 
-    /// The tag's buffer as far as it is the request's data: in copy mode.
+    /// What a descriptor of this queue says; `Err` with the name and the value of what in it cannot be true.
+    fn work(&self, descriptor: &ublksrv_io_desc) -> Result<Work, (&'static str, u64)> {
+        Work::read(descriptor, self.largest, self.places, self.overlays)
+    }
+
+    fn overlays(&self) -> Overlays {
+        self.overlays
+    }
+
+    /// The tag's buffer as far as it is the request's data: in copy mode, if that is not in shared memory.
     ///
     /// # Safety
     ///
     /// As for [`Memory::lend`].
-    unsafe fn lend_to_request(&self, tag: Tag, work: &Work) -> Option<TagBuffer> {
-        let len = if M::DATA == Data::Buffer { work.data_len() } else { 0 };
+    unsafe fn lend_to_request(&self, tag: Tag, work: &Work, shared: Option<SharedPlace>) -> Option<TagBuffer> {
+        let len = if M::DATA == Data::Buffer && shared.is_none() { work.data_len() } else { 0 };
         // SAFETY: the caller promises what it takes.
         unsafe { self.memory.lend(tag, len) }
     }
@@ -711,11 +790,12 @@ impl<M: Mode> Queue<M> {
     fn delivered(&self, tag: Tag) -> Result<Request<'_, M>, (&'static str, u64)> {
         let outside = ("tag", tag.raw().into());
         let descriptor = self.descriptors.read(tag).ok_or(outside)?;
-        let work = Work::read(&descriptor, self.largest, M::DATA == Data::Registered)?;
+        let work = self.work(&descriptor)?;
+        let shared = if work.has_data() { SharedPlace::of(work.flags, descriptor.addr) } else { None };
         // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in flight (Q1),
         // and none is staged before the token of this request is answered, which consumes it: this TagBuffer is not used any
         // more then. Nor is any other of the tag (Q2). The token borrows this queue, or has a Memory of its own.
-        let buffer = unsafe { self.lend_to_request(tag, &work) }.ok_or(outside)?;
+        let buffer = unsafe { self.lend_to_request(tag, &work, shared) }.ok_or(outside)?;
         let mut state = self.state().map_err(|_| outside)?;
         if work.operation == Operation::READ {
             state.reads.insert(tag);
@@ -724,7 +804,8 @@ impl<M: Mode> Queue<M> {
             self.table.set(tag, Mark::UNREGISTERED);
         }
         drop(state);
-        Ok(Request::new(Held { tag, work, buffer, moved: Moved::default() }, self))
+        let moved = Moved { must_be_whole: shared.is_some(), ..Moved::default() };
+        Ok(Request::new(Held { tag, work, buffer, moved, shared }, self))
     }
 
     /// Takes completions until one delivers a request.
@@ -930,11 +1011,29 @@ impl<M: Mode> Queue<M> {
         }
     }
 
+    /// Answers a ZONE_APPEND, which went to this sector, and fetches the tag's next.
+    fn commit_append(&self, tag: Tag, result: i32, at: Sectors) {
+        let Ok(mut state) = self.state() else { return };
+        let sent = self.io_command(tag, result).map(|mut sent| {
+            // In C it is a union with `zone_append_lba`.
+            sent.addr = at.raw();
+            sent
+        });
+        if let Err(fault) = sent.and_then(|sent| self.answer_with(&mut state, tag, sent)) {
+            state.fault.get_or_insert(fault);
+        }
+    }
+
     /// Stages the answer to a request whose token is gone.
     fn answer(&self, state: &mut State, tag: Tag, result: i32) -> Result<(), Error> {
+        let sent = self.io_command(tag, result)?;
+        self.answer_with(state, tag, sent)
+    }
+
+    fn answer_with(&self, state: &mut State, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
         state.release(tag);
         self.give_back(state, tag)?;
-        self.stage(state, Command::COMMIT_AND_FETCH_REQ, tag, result)
+        self.stage_command(state, Command::COMMIT_AND_FETCH_REQ, tag, sent)
     }
 
     /// Has a request's answer come through the mailbox from now on.
@@ -975,6 +1074,10 @@ impl<M: Mode> Queue<M> {
     /// Stages a fetch or a commit of a tag that no request is out for.
     fn stage(&self, state: &mut State, command: Command, tag: Tag, result: i32) -> Result<(), Error> {
         let sent = self.io_command(tag, result)?;
+        self.stage_command(state, command, tag, sent)
+    }
+
+    fn stage_command(&self, state: &mut State, command: Command, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
         if !state.in_flight.insert(tag) {
             return Err(Error::Invalid { what: "a tag has one command in flight at a time" });
         }
@@ -1001,6 +1104,18 @@ const SUBMISSIONS: u32 = 4096;
 const COMPLETIONS: u32 = 32_768;
 
 const NO_TAG: Error = Error::Invalid { what: "a tag is below the queue's depth" };
+
+/// Where the requests of such a device can have their data, other than where its mode has it.
+fn places<M: Mode>(features: Features) -> RequestFlags {
+    let mut places = RequestFlags::NONE;
+    if M::DATA == Data::Registered {
+        places = places | RequestFlags::NEED_REG_BUF;
+    }
+    if features.contains(Features::SHMEM_ZC) {
+        places = places | RequestFlags::SHMEM_ZC;
+    }
+    places
+}
 
 /// Stages an entry. Where the ring is full, what is staged is submitted first.
 fn push(ring: &mut Ring<Local>, op: Op, user_data: u64) -> Result<(), Error> {
@@ -1091,10 +1206,14 @@ fn words(sent: &ublksrv_io_cmd) -> [u64; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cell, Descriptors, Memory, PhantomData, Queue, RefCell, State, Table, words};
+    use super::{
+        Cell, Completion, Descriptors, Mark, Memory, OPERATION_BIT, Overlays, PhantomData, Queue, RefCell,
+        RequestFlags, State, Table, words,
+    };
     use crate::golden::Golden;
+    use crate::queue::table::Record;
     use crate::ring::Ring;
-    use crate::{Command, DeviceInfo, Fd, QueueId, Tag};
+    use crate::{Command, DeviceInfo, Error, Fd, QueueId, Tag};
     use ublk_sys::{ublksrv_ctrl_dev_info, ublksrv_io_cmd};
 
     #[test]
@@ -1120,11 +1239,40 @@ mod tests {
             descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),
             table: Table::map(4, 0).unwrap(),
+            shares: None,
+            places: RequestFlags::NONE,
+            depth: 4,
             largest: 512 << 10,
+            overlays: Overlays::default(),
             char_device: zero,
             id,
             mode: PhantomData,
         }
+    }
+
+    /// What the queue makes of a completion of an operation.
+    fn ended(queue: &Queue, user_data: u64) -> Result<(), Error> {
+        let mut state = queue.state().unwrap();
+        queue.operation_ended(&mut state, Completion { user_data, result: 0, flags: 0 })
+    }
+
+    #[test]
+    fn a_completion_of_an_operation_that_was_not_started_is_not_believed() {
+        let queue = queue();
+        let operation = |index: u64, tag: u64| OPERATION_BIT | index << 16 | tag;
+        let unknown = |user_data| matches!(ended(&queue, user_data), Err(Error::Implausible { .. }));
+        for index in [0, 1, 63, 64, u64::from(u16::MAX) - 1, u64::from(u16::MAX)] {
+            for tag in [0, 3, 4, u64::from(u16::MAX)] {
+                assert!(unknown(operation(index, tag)), "index {index}, tag {tag}");
+            }
+        }
+        assert!(unknown(OPERATION_BIT | 1 << 40) && unknown(u64::MAX));
+        // Of a tag that is operating, an operation that it has not.
+        let tag = Tag::new(2);
+        queue.table.set(tag, Mark::OPERATING);
+        queue.table.set_record(tag, Record { count: 1, left: 1, ..Record::default() }).unwrap();
+        assert!(unknown(operation(0, 2)) && unknown(operation(u64::from(u16::MAX), 2)));
+        assert_eq!(queue.table.record(tag).unwrap().left, 1, "nothing was counted");
     }
 
     #[test]

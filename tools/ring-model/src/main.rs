@@ -24,8 +24,9 @@ mod syscall;
 use std::env;
 
 /// The files that have all the orderings.
-const SOURCES: [&str; 3] = [
+const SOURCES: [&str; 4] = [
     include_str!("../../../ublk/src/ring/shared.rs"),
+    include_str!("../../../ublk/src/ring/provided.rs"),
     include_str!("../../../ublk/src/queue/mailbox.rs"),
     include_str!("../../../ublk/src/queue/references.rs"),
 ];

@@ -5,6 +5,8 @@
 mod cq;
 #[path = "../../../ublk/src/ring/position.rs"]
 mod position;
+#[path = "../../../ublk/src/ring/provided.rs"]
+mod provided;
 #[path = "../../../ublk/src/ring/shared.rs"]
 mod shared;
 #[path = "../../../ublk/src/ring/sq.rs"]

@@ -75,7 +75,7 @@ const RULES: &[Rule] = &[
         let aligned = a.has(UBLK_PARAM_TYPE_DISCARD) && discard.discard_alignment != 0;
         aligned && (discard.max_discard_sectors == 0 || discard.discard_alignment >= discard.discard_granularity)
     }),
-    // 1 would be taken by the block layer for nothing said.
+    // By 1, a mask of 0, the block layer understands 512.
     ("the alignment of memory is a power of two of 2 bytes or more, and at most a page", |a| {
         let mask = a.raw.dma.alignment;
         let is_mask = mask != 0 && mask & mask.wrapping_add(1) == 0;
@@ -88,7 +88,7 @@ const RULES: &[Rule] = &[
     ("the largest segment has 4096 bytes or more", |a| {
         a.has(UBLK_PARAM_TYPE_SEGMENT) && a.raw.seg.max_segment_size < UBLK_MIN_SEGMENT_SIZE
     }),
-    // 0 would be taken by the block layer for its own number.
+    // By 0 the block layer understands 128.
     ("a request has a segment or more", |a| a.has(UBLK_PARAM_TYPE_SEGMENT) && a.raw.seg.max_segments == 0),
     ("a zone is a power of two of sectors, and a whole number of logical blocks", |a| {
         let sectors = a.raw.basic.chunk_sectors;

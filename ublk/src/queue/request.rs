@@ -6,20 +6,25 @@ use core::mem::{self, ManuallyDrop};
 use core::ops::Range;
 
 use ublk_sys::{
-    UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_WRITE, UBLK_IO_OP_WRITE_ZEROES, ublksrv_get_op,
-    ublksrv_io_desc,
+    UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_REPORT_ZONES, UBLK_IO_OP_WRITE,
+    UBLK_IO_OP_WRITE_ZEROES, UBLK_IO_OP_ZONE_APPEND, UBLK_IO_OP_ZONE_CLOSE, UBLK_IO_OP_ZONE_FINISH,
+    UBLK_IO_OP_ZONE_OPEN, UBLK_IO_OP_ZONE_RESET, UBLK_IO_OP_ZONE_RESET_ALL, UBLK_SHMEM_ZC_IDX_OFF, ublk_shmem_zc_index,
+    ublk_shmem_zc_offset, ublksrv_get_op, ublksrv_io_desc,
 };
 
 use crate::errno::Errno;
 use crate::error::Error;
 use crate::flag_set::flag_set;
-use crate::id::Tag;
+use crate::id::{SharedIndex, Tag};
 use crate::mode::{self, Buffered, Mode, UserCopied};
 use crate::queue::Queue;
 use crate::queue::mailbox::{Gone, Letter};
 use crate::queue::memory::{Memory, TagBuffer};
 use crate::queue::operations::Operations;
-use crate::units::{SECTOR_BYTES, Sectors};
+use crate::queue::overlays::Overlays;
+use crate::shared_memory::SharedMemory;
+use crate::units::{SECTOR_BYTES, Sectors, u64_from, usize_from};
+use crate::zone::REPORTED_BYTES;
 
 /// What a request wants done (`UBLK_IO_OP_*`, bits 0 to 7 of `op_flags`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +43,32 @@ impl Operation {
     pub const DISCARD: Operation = Operation(UBLK_IO_OP_DISCARD);
     /// Make the range read as zeroes. Sent only where [`Params::write_zeroes`](crate::Params::write_zeroes) was set.
     pub const WRITE_ZEROES: Operation = Operation(UBLK_IO_OP_WRITE_ZEROES);
+    /// Open the zone that starts here. This and what follows is sent only where the device has zones; since Linux 6.6.
+    pub const ZONE_OPEN: Operation = Operation(UBLK_IO_OP_ZONE_OPEN);
+    /// Close the zone that starts here.
+    pub const ZONE_CLOSE: Operation = Operation(UBLK_IO_OP_ZONE_CLOSE);
+    /// Make the zone that starts here full.
+    pub const ZONE_FINISH: Operation = Operation(UBLK_IO_OP_ZONE_FINISH);
+    /// Take data, write it at the write pointer of the zone that starts here, and say where that was
+    /// ([`Request::complete_append`]).
+    pub const ZONE_APPEND: Operation = Operation(UBLK_IO_OP_ZONE_APPEND);
+    /// Make every zone empty.
+    pub const ZONE_RESET_ALL: Operation = Operation(UBLK_IO_OP_ZONE_RESET_ALL);
+    /// Make the zone that starts here empty.
+    pub const ZONE_RESET: Operation = Operation(UBLK_IO_OP_ZONE_RESET);
+    /// Say what zones there are, from the one on that the start is in ([`Request::report_zones`]).
+    pub const REPORT_ZONES: Operation = Operation(UBLK_IO_OP_REPORT_ZONES);
+
+    /// Those of a device with zones.
+    const OF_ZONES: [Operation; 7] = [
+        Operation::ZONE_OPEN,
+        Operation::ZONE_CLOSE,
+        Operation::ZONE_FINISH,
+        Operation::ZONE_APPEND,
+        Operation::ZONE_RESET_ALL,
+        Operation::ZONE_RESET,
+        Operation::REPORT_ZONES,
+    ];
 
     /// The driver's number.
     #[must_use]
@@ -54,6 +85,13 @@ impl fmt::Debug for Operation {
             Operation::FLUSH => f.write_str("FLUSH"),
             Operation::DISCARD => f.write_str("DISCARD"),
             Operation::WRITE_ZEROES => f.write_str("WRITE_ZEROES"),
+            Operation::ZONE_OPEN => f.write_str("ZONE_OPEN"),
+            Operation::ZONE_CLOSE => f.write_str("ZONE_CLOSE"),
+            Operation::ZONE_FINISH => f.write_str("ZONE_FINISH"),
+            Operation::ZONE_APPEND => f.write_str("ZONE_APPEND"),
+            Operation::ZONE_RESET_ALL => f.write_str("ZONE_RESET_ALL"),
+            Operation::ZONE_RESET => f.write_str("ZONE_RESET"),
+            Operation::REPORT_ZONES => f.write_str("REPORT_ZONES"),
             Operation(other) => write!(f, "operation {other}"),
         }
     }
@@ -85,8 +123,8 @@ flag_set! {
     }
 }
 
-/// Flags that say that data is, or belongs, elsewhere than where it is looked for.
-const OTHER_PLACES: [RequestFlags; 2] = [RequestFlags::INTEGRITY, RequestFlags::SHMEM_ZC];
+/// Flags that say that data is, or belongs, elsewhere than where it is looked for. A device has those that it was asked for.
+const OTHER_PLACES: [RequestFlags; 2] = [RequestFlags::NEED_REG_BUF, RequestFlags::SHMEM_ZC];
 
 /// What a request's descriptor says, once it was found to be believable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,34 +132,49 @@ pub(super) struct Work {
     pub(super) operation: Operation,
     pub(super) flags: RequestFlags,
     pub(super) start: Sectors,
+    /// Of REPORT_ZONES how many zones.
     pub(super) sectors: u32,
+    /// Bytes of metadata that come with the data, or are wanted with it; 0 where the request has none.
+    pub(super) integrity_len: usize,
 }
 
 impl Work {
     /// Reads a descriptor; `Err` with the name and the value of a field that cannot be true of a queue whose largest request
-    /// has `largest` bytes. The driver registers pages, and can fail at that, only where it `registers`.
+    /// has `largest` bytes, and whose device can deliver data in these other `places`. What goes beyond plain data is only there as
+    /// the device has it.
     pub(super) fn read(
         descriptor: &ublksrv_io_desc,
         largest: usize,
-        registers: bool,
+        places: RequestFlags,
+        overlays: Overlays,
     ) -> Result<Work, (&'static str, u64)> {
         let operation = Operation(ublksrv_get_op(descriptor));
         // The header's ublksrv_get_flags() shifts by 8; its own constants are not shifted.
         let flags = RequestFlags::from_bits(descriptor.op_flags & !0xff);
         if operation == Operation::FLUSH {
             // It has no range: the driver passes on the block layer's sector "none", which is all ones.
-            return Ok(Work { operation, flags, start: Sectors::new(0), sectors: 0 });
+            return Ok(Work { operation, flags, start: Sectors::new(0), sectors: 0, integrity_len: 0 });
         }
-        let is_unregistered = flags.contains(RequestFlags::NEED_REG_BUF) && !registers;
-        if is_unregistered || OTHER_PLACES.iter().any(|place| flags.contains(*place)) {
-            return Err(("op_flags", descriptor.op_flags.into()));
+        let is_elsewhere = OTHER_PLACES.iter().any(|place| flags.contains(*place) && !places.contains(*place));
+        let is_of_zones = Operation::OF_ZONES.contains(&operation) && !overlays.is_zoned();
+        let op_flags = Err(("op_flags", descriptor.op_flags.into()));
+        if is_elsewhere || is_of_zones {
+            return op_flags;
         }
         let (start, sectors) = (descriptor.start_sector, descriptor.nr_sectors);
-        let work = Work { operation, flags, start: Sectors::new(start), sectors };
+        let mut work = Work { operation, flags, start: Sectors::new(start), sectors, integrity_len: 0 };
+        let is_report = operation == Operation::REPORT_ZONES;
         let fits = usize::try_from(work.len_bytes()).is_ok_and(|len| len <= largest);
-        if work.has_data() && !fits {
-            return Err(("nr_sectors", sectors.into()));
+        if (work.has_data() || is_report) && !fits || is_report && sectors == 0 {
+            return Err((if is_report { "nr_zones" } else { "nr_sectors" }, sectors.into()));
         }
+        if flags.contains(RequestFlags::INTEGRITY) {
+            match overlays.metadata_len(work.len_bytes()).filter(|_| work.has_data()) {
+                Some(len) => work.integrity_len = len,
+                None => return op_flags,
+            }
+        }
+        let sectors = if is_report { 0 } else { sectors };
         if start.checked_add(sectors.into()).is_none_or(|end| end > u64::MAX / SECTOR_BYTES) {
             return Err(("start_sector", start));
         }
@@ -130,7 +183,12 @@ impl Work {
 
     /// Whether bytes move.
     pub(super) fn has_data(&self) -> bool {
-        matches!(self.operation, Operation::READ | Operation::WRITE)
+        self.operation == Operation::READ || self.is_write()
+    }
+
+    /// Whether data comes with it.
+    pub(super) fn is_write(&self) -> bool {
+        matches!(self.operation, Operation::WRITE | Operation::ZONE_APPEND)
     }
 
     /// Bytes that move.
@@ -139,7 +197,10 @@ impl Work {
     }
 
     pub(super) fn len_bytes(&self) -> u64 {
-        Sectors::new(self.sectors.into()).bytes()
+        match self.operation {
+            Operation::REPORT_ZONES => u64::from(self.sectors) * u64_from(REPORTED_BYTES),
+            _ => Sectors::new(self.sectors.into()).bytes(),
+        }
     }
 }
 
@@ -153,8 +214,11 @@ pub(super) struct Moved {
     pub(super) mark: usize,
     /// Nothing behind this was. Beyond the mark where something was left out.
     pub(super) end: usize,
-    /// A part does not do: an operation of a READ has failed, or operations of the ring were to do a WRITE.
+    /// A part does not do: an operation of a READ has failed, operations of the ring were to do a WRITE, or the data is in shared
+    /// memory, which is neither zeroed nor looked at unless the target does.
     pub(super) must_be_whole: bool,
+    /// Every byte before this was, of the metadata of a READ.
+    pub(super) integrity_mark: usize,
 }
 
 impl Moved {
@@ -163,6 +227,13 @@ impl Moved {
         self.end = self.end.max(range.end);
         if range.start <= self.mark {
             self.mark = self.mark.max(range.end);
+        }
+    }
+
+    /// These bytes of metadata were moved too.
+    pub(super) fn add_integrity(&mut self, range: Range<usize>) {
+        if range.start <= self.integrity_mark {
+            self.integrity_mark = self.integrity_mark.max(range.end);
         }
     }
 
@@ -184,13 +255,41 @@ pub(super) struct Held {
     /// The bytes of a READ or a WRITE, where they are in the tag's buffer; else none.
     pub(super) buffer: TagBuffer,
     pub(super) moved: Moved,
+    /// Where the data is, if it is in shared memory.
+    pub(super) shared: Option<SharedPlace>,
+}
+
+/// Where the data of a request is that its client has in shared memory: in the piece that is registered under this number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedPlace {
+    /// The number that [`Control::register_shared`](crate::Control::register_shared) gave.
+    pub index: SharedIndex,
+    /// Where the first byte is in that memory.
+    pub offset: usize,
+}
+
+static_assertions::assert_impl_all!(SharedPlace: Send, Sync);
+
+impl SharedPlace {
+    /// What a descriptor says of its data.
+    pub(super) fn of(flags: RequestFlags, addr: u64) -> Option<SharedPlace> {
+        flags.contains(RequestFlags::SHMEM_ZC).then(|| SharedPlace {
+            index: SharedIndex::new(ublk_shmem_zc_index(addr)),
+            offset: usize_from(ublk_shmem_zc_offset(addr)),
+        })
+    }
+
+    /// The descriptor's `addr`.
+    pub(super) fn addr(self) -> u64 {
+        u64::from(self.index.raw()) << UBLK_SHMEM_ZC_IDX_OFF | u64_from(self.offset)
+    }
 }
 
 impl Held {
     /// Moves all of it out; what stays has no bytes.
     fn take(&mut self) -> Held {
         let buffer = mem::replace(&mut self.buffer, TagBuffer::empty());
-        Held { tag: self.tag, work: self.work, buffer, moved: self.moved }
+        Held { tag: self.tag, work: self.work, buffer, moved: self.moved, shared: self.shared }
     }
 
     fn data(&self) -> &[u8] {
@@ -205,21 +304,43 @@ impl Held {
     /// `len` bytes from `offset` on, where they are data of this operation.
     pub(super) fn range(&self, operation: Operation, offset: usize, len: usize) -> Result<Range<usize>, Errno> {
         let end = offset.checked_add(len).filter(|end| *end <= self.work.data_len());
-        end.filter(|_| self.work.operation == operation).map(|end| offset..end).ok_or(Errno::EINVAL)
+        let is_it = self.work.operation == operation || operation == Operation::WRITE && self.work.is_write();
+        end.filter(|_| is_it).map(|end| offset..end).ok_or(Errno::EINVAL)
+    }
+
+    /// As [`range`](Held::range), of data that the driver has.
+    fn own_range(&self, operation: Operation, offset: usize, len: usize) -> Result<Range<usize>, Errno> {
+        if self.shared.is_some() { Err(Errno::EINVAL) } else { self.range(operation, offset, len) }
+    }
+
+    /// As [`range`](Held::range), of data in shared memory, and where that starts there.
+    fn shared_range(&self, operation: Operation, offset: usize, len: usize) -> Result<(usize, Range<usize>), Errno> {
+        let place = self.shared.and_then(|place| place.offset.checked_add(offset)).ok_or(Errno::EINVAL)?;
+        Ok((place, self.range(operation, offset, len)?))
     }
 
     /// What the driver is told where all of it was done, and which bytes of a READ are to be zeroed first.
     pub(super) fn completed(&self) -> Result<(i32, Range<usize>), Errno> {
         let rest = match self.work.operation {
+            // Metadata that nobody gave would be what the kernel's memory held.
+            Operation::READ if self.moved.integrity_mark < self.work.integrity_len => return Err(Errno::EIO),
             Operation::READ => self.moved.rest(self.work.data_len())?,
-            // Of a WRITE that the ring did, all has to be done; what a target did with the data itself is its own business.
-            Operation::WRITE if self.moved.must_be_whole && self.moved.mark < self.work.data_len() => {
-                return Err(Errno::EIO);
-            }
+            Operation::WRITE if self.is_cut_short() => return Err(Errno::EIO),
+            // Without a sector it would be 0 that the client is told.
+            Operation::ZONE_APPEND => return Err(Errno::EIO),
+            // A driver that gets no zone asks again, for ever. One that gets some asks for the rest. Before Linux 7.3 it does not
+            // look at them before all of its buffer is done, which may be larger than what it asked for.
+            Operation::REPORT_ZONES if self.moved.mark == 0 => return Err(Errno::EIO),
+            Operation::REPORT_ZONES => return Ok((i32::MAX, 0..0)),
             _ => 0..0,
         };
         // At most the buffer's length for what has data; for the rest any value that is not negative means success.
         Ok((i32::try_from(self.work.len_bytes()).unwrap_or(i32::MAX), rest))
+    }
+
+    /// Of a WRITE that the ring did, all has to be done; what a target did with the data itself is its own business.
+    pub(super) fn is_cut_short(&self) -> bool {
+        self.moved.must_be_whole && self.moved.mark < self.work.data_len()
     }
 
     /// As [`completed`](Held::completed), with the rest of a READ zeroed where it is in the tag's buffer.
@@ -274,7 +395,8 @@ macro_rules! about_the_request {
             self.held.work.start.bytes()
         }
 
-        /// How long it is, in bytes. Operations without data may be longer than any buffer.
+        /// How long it is, in bytes. Operations without data may be longer than any buffer. Of REPORT_ZONES it is the report that
+        /// has this length.
         #[must_use]
         pub fn len_bytes(&self) -> u64 {
             self.held.work.len_bytes()
@@ -308,8 +430,8 @@ macro_rules! data_of_the_request {
 #[derive(Debug)]
 #[must_use = "a request that is dropped unanswered fails with EIO"]
 pub struct Request<'q, M: Mode = mode::Copy> {
-    held: Held,
-    queue: &'q Queue<M>,
+    pub(super) held: Held,
+    pub(super) queue: &'q Queue<M>,
 }
 
 static_assertions::assert_not_impl_any!(Request<'static>: Send, Sync);
@@ -339,7 +461,9 @@ impl<'q, M: Mode> Request<'q, M> {
     /// What the target did not fill of a READ is zeroed first. The driver is never told of a part: Linux 7.3 takes a short
     /// result for the whole, and older ones ask again, for ever where the result is 0.
     ///
-    /// If operations of the ring have moved a part of it and no more, or left a hole, it fails with `EIO` instead.
+    /// If operations of the ring have moved a part of it and no more, or left a hole, it fails with `EIO` instead. So does a
+    /// READ without all of the [metadata](Request::integrity_len) that it wants, a REPORT_ZONES without a
+    /// [zone](Request::report_zones), and a ZONE_APPEND, which is [answered](Request::complete_append) with its place.
     pub fn complete(mut self) {
         let result = self.queue.settle(&mut self.held);
         self.answer(result);
@@ -349,6 +473,44 @@ impl<'q, M: Mode> Request<'q, M> {
     /// `ENOSPC`, `ETIMEDOUT`, `EILSEQ`, ...) and turns the others into `EIO`.
     pub fn fail(self, errno: Errno) {
         self.answer(failed(errno));
+    }
+
+    /// Where the data is, if it is in memory that the client shares with the server, and the driver copies nothing. Any other way
+    /// to the data has none then, whatever the mode. A target that looks at no such place, and completes such a request, fails it
+    /// with `EIO`.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.1. `UBLK_IO_F_SHMEM_ZC`.
+    #[must_use]
+    pub const fn shared(&self) -> Option<SharedPlace> {
+        self.held.shared
+    }
+
+    /// Copies bytes of a WRITE out of shared memory, from `offset` in the request on, as many as `into` has. The client may change
+    /// them meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the request is no WRITE, its data is not in shared memory, it has not so many bytes, or `memory` does not reach so
+    /// far.
+    pub fn read_shared(&mut self, memory: &SharedMemory, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
+        let (place, range) = self.held.shared_range(Operation::WRITE, offset, into.len())?;
+        memory.copy_to(place, into).ok_or(Errno::EINVAL)?;
+        self.held.moved.add(range);
+        Ok(())
+    }
+
+    /// Copies bytes of a READ into shared memory, from `offset` in the request on: front to back, and all of them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read_shared`](Request::read_shared), of a READ; and `EINVAL` where `memory` is read-only.
+    pub fn write_shared(&mut self, memory: &SharedMemory, offset: usize, from: &[u8]) -> Result<(), Errno> {
+        let (place, range) = self.held.shared_range(Operation::READ, offset, from.len())?;
+        memory.copy_from(place, from).ok_or(Errno::EINVAL)?;
+        self.held.moved.add(range);
+        Ok(())
     }
 
     /// Operations of the queue's ring on behalf of the request: see [`Operations`].
@@ -385,17 +547,17 @@ impl<M: Buffered> Request<'_, M> {
 }
 
 impl<M: UserCopied> Request<'_, M> {
-    /// Copies bytes of a WRITE, from `offset` in the request on, as many as `into` has.
+    /// Copies bytes of a WRITE or a ZONE_APPEND, from `offset` in the request on, as many as `into` has.
     ///
     /// # Errors
     ///
-    /// `EINVAL`: the request is no WRITE, or has not so many bytes. `EFAULT`: the kernel could not write to `into`.
+    /// `EINVAL`: the request is no WRITE and no ZONE_APPEND, or has not so many bytes. `EFAULT`: the kernel could not write to `into`.
     ///
     /// # Kernel
     ///
     /// Since Linux 6.5. `pread(2)` on the char device, `ublk_user_copy()`.
     pub fn read_at(&self, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
-        let range = self.held.range(Operation::WRITE, offset, into.len())?;
+        let range = self.held.own_range(Operation::WRITE, offset, into.len())?;
         self.queue.copy_in(self.held.tag, range, into)
     }
 
@@ -411,7 +573,7 @@ impl<M: UserCopied> Request<'_, M> {
     ///
     /// Since Linux 6.5. `pwrite(2)` on the char device, `ublk_user_copy()`.
     pub fn write_at(&mut self, offset: usize, from: &[u8]) -> Result<(), Errno> {
-        let range = self.held.range(Operation::READ, offset, from.len())?;
+        let range = self.held.own_range(Operation::READ, offset, from.len())?;
         if self.queue.is_bounced(self.held.tag) {
             return Err(Errno::EINVAL);
         }
@@ -557,9 +719,20 @@ impl std::io::Write for ReadCursor<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Operation, ReadCursor, RequestFlags, Work};
-    use crate::Sectors;
-    use ublk_sys::{UBLK_IO_F_FUA, UBLK_IO_F_INTEGRITY, UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_SHMEM_ZC, ublksrv_io_desc};
+    use super::{Held, Moved, Operation, Overlays, ReadCursor, RequestFlags, TagBuffer, Work};
+    use crate::{Errno, Sectors, Tag};
+    use ublk_sys::{
+        UBLK_IO_F_FUA, UBLK_IO_F_INTEGRITY, UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_SHMEM_ZC, UBLK_IO_OP_REPORT_ZONES,
+        UBLK_IO_OP_ZONE_APPEND, ublksrv_io_desc,
+    };
+
+    /// Zones of 4 MiB, and 8 bytes beside each 512.
+    const OVERLAYS: Overlays = Overlays::new(8192, 8, 512);
+
+    fn held(operation: u32, count: u32) -> Held {
+        let work = Work::read(&descriptor(operation, count, 8192), 4096, RequestFlags::NONE, OVERLAYS).unwrap();
+        Held { tag: Tag::new(0), work, buffer: TagBuffer::empty(), moved: Moved::default(), shared: None }
+    }
 
     fn descriptor(op_flags: u32, nr_sectors: u32, start_sector: u64) -> ublksrv_io_desc {
         let mut descriptor = ublksrv_io_desc::default();
@@ -569,7 +742,8 @@ mod tests {
 
     #[test]
     fn a_descriptor_is_split_into_operation_flags_and_range() {
-        let work = Work::read(&descriptor(1 | UBLK_IO_F_FUA, 8, 16), 4096, false).unwrap();
+        let work =
+            Work::read(&descriptor(1 | UBLK_IO_F_FUA, 8, 16), 4096, RequestFlags::NONE, Overlays::default()).unwrap();
         assert_eq!(work.operation, Operation::WRITE);
         assert_eq!(work.flags, RequestFlags::FUA);
         assert_eq!((work.start, work.len_bytes()), (Sectors::new(16), 4096));
@@ -577,29 +751,117 @@ mod tests {
 
     #[test]
     fn data_longer_than_the_buffer_is_not_believed() {
-        assert_eq!(Work::read(&descriptor(0, 9, 0), 4096, false), Err(("nr_sectors", 9)));
-        assert_eq!(Work::read(&descriptor(1, u32::MAX, 0), 4096, false), Err(("nr_sectors", u32::MAX.into())));
+        assert_eq!(
+            Work::read(&descriptor(0, 9, 0), 4096, RequestFlags::NONE, Overlays::default()),
+            Err(("nr_sectors", 9))
+        );
+        assert_eq!(
+            Work::read(&descriptor(1, u32::MAX, 0), 4096, RequestFlags::NONE, Overlays::default()),
+            Err(("nr_sectors", u32::MAX.into()))
+        );
         // A discard moves no data, and may be as long as it likes.
-        assert!(Work::read(&descriptor(3, u32::MAX, 0), 4096, false).is_ok());
+        assert!(Work::read(&descriptor(3, u32::MAX, 0), 4096, RequestFlags::NONE, Overlays::default()).is_ok());
     }
 
     #[test]
     fn a_request_whose_data_is_elsewhere_is_not_believed() {
-        for flag in [UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_INTEGRITY, UBLK_IO_F_SHMEM_ZC] {
+        for flag in [UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_SHMEM_ZC] {
             let op_flags = 1 | flag;
-            assert_eq!(Work::read(&descriptor(op_flags, 8, 0), 4096, false), Err(("op_flags", op_flags.into())));
+            assert_eq!(
+                Work::read(&descriptor(op_flags, 8, 0), 4096, RequestFlags::NONE, Overlays::default()),
+                Err(("op_flags", op_flags.into()))
+            );
         }
     }
 
     #[test]
     fn a_range_past_the_last_byte_is_not_believed() {
-        assert_eq!(Work::read(&descriptor(3, 1, u64::MAX), 4096, false), Err(("start_sector", u64::MAX)));
-        assert!(Work::read(&descriptor(0, 1, u64::MAX / 512), 4096, false).is_err());
+        assert_eq!(
+            Work::read(&descriptor(3, 1, u64::MAX), 4096, RequestFlags::NONE, Overlays::default()),
+            Err(("start_sector", u64::MAX))
+        );
+        assert!(Work::read(&descriptor(0, 1, u64::MAX / 512), 4096, RequestFlags::NONE, Overlays::default()).is_err());
+    }
+
+    #[test]
+    fn what_a_device_does_not_have_is_not_believed() {
+        for operation in Operation::OF_ZONES {
+            let op_flags = operation.raw().into();
+            let read = |overlays| Work::read(&descriptor(op_flags, 1, 0), 4096, RequestFlags::NONE, overlays);
+            assert_eq!(read(Overlays::default()), Err(("op_flags", op_flags.into())), "{operation:?}");
+            assert!(read(OVERLAYS).is_ok(), "{operation:?}");
+        }
+        // Only data has metadata beside it.
+        for operation in [0, 1, 2, 3, UBLK_IO_OP_REPORT_ZONES.into()] {
+            let op_flags = operation | UBLK_IO_F_INTEGRITY;
+            let read = |overlays| Work::read(&descriptor(op_flags, 1, 0), 4096, RequestFlags::NONE, overlays);
+            assert_eq!(read(OVERLAYS).is_ok(), operation < 3, "{operation}");
+            assert_eq!(read(Overlays::new(8192, 0, 0)).is_ok(), operation == 2, "{operation}");
+        }
+    }
+
+    #[test]
+    fn a_zone_report_is_as_long_as_its_zones_and_no_longer_than_a_request() {
+        let report = |zones, start| {
+            let descriptor = descriptor(UBLK_IO_OP_REPORT_ZONES.into(), zones, start);
+            Work::read(&descriptor, 4096, RequestFlags::NONE, OVERLAYS)
+        };
+        assert_eq!(report(64, 8192).unwrap().len_bytes(), 4096);
+        assert_eq!(report(64, 8192).unwrap().data_len(), 0);
+        assert_eq!(report(65, 0), Err(("nr_zones", 65)));
+        assert_eq!(report(u32::MAX, 0), Err(("nr_zones", u32::MAX.into())));
+        assert_eq!(report(0, 0), Err(("nr_zones", 0)));
+        assert_eq!(report(1, u64::MAX), Err(("start_sector", u64::MAX)));
+    }
+
+    #[test]
+    fn an_append_has_the_data_of_a_write() {
+        let append = held(UBLK_IO_OP_ZONE_APPEND.into(), 8);
+        assert_eq!(append.work.data_len(), 4096);
+        assert_eq!(append.range(Operation::WRITE, 0, 4096), Ok(0..4096));
+        assert_eq!(append.range(Operation::READ, 0, 4096), Err(Errno::EINVAL));
+        let descriptor = descriptor(UBLK_IO_OP_ZONE_APPEND.into(), 9, 0);
+        assert_eq!(Work::read(&descriptor, 4096, RequestFlags::NONE, OVERLAYS), Err(("nr_sectors", 9)));
+    }
+
+    #[test]
+    fn what_is_completed_without_what_it_asked_for_fails() {
+        // A place, a zone, and metadata: what the client would be told in their stead was made by nobody.
+        assert_eq!(held(UBLK_IO_OP_ZONE_APPEND.into(), 8).completed(), Err(Errno::EIO));
+        let mut report = held(UBLK_IO_OP_REPORT_ZONES.into(), 2);
+        assert_eq!(report.completed(), Err(Errno::EIO));
+        report.moved.add(0..64);
+        assert_eq!(report.completed(), Ok((i32::MAX, 0..0)));
+        let mut read = held(UBLK_IO_F_INTEGRITY, 8);
+        assert_eq!(read.work.integrity_len, 64);
+        read.moved.add(0..512);
+        read.moved.add_integrity(8..64);
+        assert_eq!(read.completed(), Err(Errno::EIO));
+        read.moved.add_integrity(0..63);
+        assert_eq!(read.completed(), Err(Errno::EIO));
+        read.moved.add_integrity(63..64);
+        assert_eq!(read.completed(), Ok((4096, 512..4096)));
+        assert_eq!(held(1 | UBLK_IO_F_INTEGRITY, 8).completed(), Ok((4096, 0..0)));
+    }
+
+    #[test]
+    fn an_append_goes_into_the_zone_that_it_names() {
+        let mut append = held(UBLK_IO_OP_ZONE_APPEND.into(), 8);
+        let at = |append: &Held, sector| append.appended(Sectors::new(sector), OVERLAYS);
+        for sector in [8192, 8200, 16376] {
+            assert_eq!(at(&append, sector), Ok(4096), "{sector}");
+        }
+        for sector in [0, 8191, 16377, 16384, u64::MAX] {
+            assert_eq!(at(&append, sector), Err(Errno::EIO), "{sector}");
+        }
+        append.moved.must_be_whole = true;
+        assert_eq!(at(&append, 8192), Err(Errno::EIO));
+        assert_eq!(at(&held(1, 8), 8192), Err(Errno::EIO));
     }
 
     #[test]
     fn a_flush_has_no_range_whatever_its_descriptor_says() {
-        let work = Work::read(&descriptor(2, 0, u64::MAX), 4096, false).unwrap();
+        let work = Work::read(&descriptor(2, 0, u64::MAX), 4096, RequestFlags::NONE, Overlays::default()).unwrap();
         assert_eq!((work.start, work.len_bytes()), (Sectors::new(0), 0));
     }
 

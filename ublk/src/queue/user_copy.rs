@@ -3,7 +3,7 @@
 
 use core::ops::Range;
 
-use ublk_sys::{UBLK_QID_OFF, UBLK_TAG_OFF, UBLKSRV_IO_BUF_OFFSET};
+use ublk_sys::{UBLK_QID_OFF, UBLK_TAG_OFF, UBLKSRV_IO_BUF_OFFSET, UBLKSRV_IO_INTEGRITY_FLAG};
 
 use crate::errno::Errno;
 use crate::id::{QueueId, Tag};
@@ -23,25 +23,48 @@ pub(super) fn position(queue: QueueId, tag: Tag, offset: usize) -> u64 {
         + u64_from(offset)
 }
 
+/// Where the char device has the metadata beside the bytes of a request, from `offset` on.
+fn integrity_position(queue: QueueId, tag: Tag, offset: usize) -> u64 {
+    position(queue, tag, offset) | UBLKSRV_IO_INTEGRITY_FLAG
+}
+
 impl<M: Mode> Queue<M> {
     /// Copies bytes of a WRITE into `into`, which is as long as `range`.
     pub(super) fn copy_in(&self, tag: Tag, range: Range<usize>, into: &mut [u8]) -> Result<(), Errno> {
-        let (mut at, mut into) = (range.start, into);
-        while !into.is_empty() {
-            let count = syscall::pread(&self.char_device, into, position(self.id, tag, at))?;
-            into = rest_after(count, into.len()).and_then(|count| into.get_mut(count..)).ok_or(Errno::EFAULT)?;
-            at += count;
-        }
-        Ok(())
+        self.read_all(position(self.id, tag, range.start), into)
     }
 
     /// Copies `from` into a READ, from `offset` on.
     pub(super) fn copy_out(&self, tag: Tag, offset: usize, from: &[u8]) -> Result<(), Errno> {
-        let (mut at, mut from) = (offset, from);
+        self.write_all(position(self.id, tag, offset), from)
+    }
+
+    /// Copies metadata of a WRITE into `into`, from `offset` on.
+    pub(super) fn copy_integrity_in(&self, tag: Tag, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
+        self.read_all(integrity_position(self.id, tag, offset), into)
+    }
+
+    /// Copies `from` into the metadata of a READ, from `offset` on.
+    pub(super) fn copy_integrity_out(&self, tag: Tag, offset: usize, from: &[u8]) -> Result<(), Errno> {
+        self.write_all(integrity_position(self.id, tag, offset), from)
+    }
+
+    fn read_all(&self, position: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let (mut at, mut into) = (position, into);
+        while !into.is_empty() {
+            let count = syscall::pread(&self.char_device, into, at)?;
+            into = rest_after(count, into.len()).and_then(|count| into.get_mut(count..)).ok_or(Errno::EFAULT)?;
+            at += u64_from(count);
+        }
+        Ok(())
+    }
+
+    fn write_all(&self, position: u64, from: &[u8]) -> Result<(), Errno> {
+        let (mut at, mut from) = (position, from);
         while !from.is_empty() {
-            let count = syscall::pwrite(&self.char_device, &[from], position(self.id, tag, at))?;
+            let count = syscall::pwrite(&self.char_device, &[from], at)?;
             from = rest_after(count, from.len()).and_then(|count| from.get(count..)).ok_or(Errno::EFAULT)?;
-            at += count;
+            at += u64_from(count);
         }
         Ok(())
     }

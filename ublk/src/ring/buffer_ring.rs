@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Buffers that a ring's operations take for themselves when there is something to put there.
-#![expect(
-    unsafe_code,
-    reason = "memory that the kernel writes whenever an operation has something: it is not unmapped"
-)]
+#![expect(unsafe_code, reason = "memory that the kernel writes until a caller promises that it has ended")]
 
 use ublk_sys::{
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUF_MORE, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, IOU_PBUF_RING_INC,
@@ -86,13 +83,13 @@ impl BufferRing {
     /// How many buffers there are. They have the ids from 0 on.
     #[must_use]
     pub fn count(&self) -> u16 {
-        self.queue.memory().entries()
+        self.queue.memory.entries()
     }
 
     /// Bytes of each buffer.
     #[must_use]
     pub fn buffer_bytes(&self) -> u32 {
-        self.queue.memory().buffer_bytes()
+        self.queue.memory.buffer_bytes()
     }
 
     /// Copies what a completion of this group brought into the start of `into`, and gives its buffer back once that is used
@@ -135,7 +132,7 @@ impl BufferRing {
     ///
     /// [`Error::Invalid`]: there is no such buffer, or it has no such bytes.
     pub fn read(&self, buffer: u16, offset: u32, into: &mut [u8]) -> Result<(), Error> {
-        let read = self.queue.memory().read(buffer, offset, into);
+        let read = self.queue.memory.read(buffer, offset, into);
         read.ok_or(Error::Invalid { what: "what is read of a provided buffer lies within it" })
     }
 
@@ -159,7 +156,7 @@ impl BufferRing {
     /// no more come was reaped.
     pub unsafe fn unmap(self) {
         // SAFETY: the kernel writes to the buffers only for such operations. It has the entries' pages to itself.
-        unsafe { self.queue.into_memory().unmap() };
+        unsafe { self.queue.memory.unmap() };
     }
 }
 
@@ -177,5 +174,107 @@ impl Completion {
     #[must_use]
     pub const fn has_more(&self) -> bool {
         self.flags & IORING_CQE_F_MORE != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::BufferRing;
+    use crate::error::Error;
+    use crate::ring::cq::Completion;
+    use crate::ring::memory::BufferMemory;
+    use crate::ring::provided::ProvidedQueue;
+    use core::sync::atomic::Ordering;
+    use ublk_sys::{IORING_CQE_F_BUF_MORE, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE};
+
+    /// Two buffers of eight bytes that no ring has.
+    fn fake() -> BufferRing {
+        let queue = ProvidedQueue::new(BufferMemory::map(2, 8).unwrap());
+        BufferRing { queue, group: 0, part: None }
+    }
+
+    fn completion(buffer: u32, result: i32, flags: u32) -> Completion {
+        Completion { user_data: 0, result, flags: buffer << 16 | flags | IORING_CQE_F_BUFFER }
+    }
+
+    fn given(buffers: &BufferRing) -> u16 {
+        buffers.queue.memory.tail().load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn what_a_completion_brought_is_copied_and_its_buffer_given_back() {
+        let mut buffers = fake();
+        buffers.queue.memory.fill(1, 0, b"abcdefgh");
+        let mut into = [0; 16];
+        assert_eq!(buffers.take(&completion(1, 5, IORING_CQE_F_MORE), &mut into), Ok(Some(5)));
+        assert_eq!(&into[..6], b"abcde\0");
+        assert_eq!((given(&buffers), buffers.queue.memory.entry(0).0), (1, 1));
+        assert_eq!(buffers.take(&completion(1, 8, 0), &mut into), Ok(Some(8)));
+        assert_eq!((given(&buffers), &into[..8]), (2, &b"abcdefgh"[..]));
+        buffers.queue.memory.end();
+    }
+
+    #[test]
+    fn pieces_follow_each_other_and_the_last_one_gives_the_buffer_back() {
+        let mut buffers = fake();
+        buffers.queue.memory.fill(0, 0, b"abcdefgh");
+        buffers.queue.memory.fill(1, 0, b"ijklmnop");
+        let mut into = [0; 8];
+        let mut takes = |buffer, len, flags| {
+            let taken = buffers.take(&completion(buffer, len, flags), &mut into).unwrap().unwrap();
+            (std::string::String::from_utf8(into[..taken].to_vec()).unwrap(), given(&buffers))
+        };
+        assert_eq!(takes(0, 2, IORING_CQE_F_BUF_MORE), ("ab".into(), 0));
+        assert_eq!(takes(0, 4, IORING_CQE_F_BUF_MORE), ("cdef".into(), 0));
+        assert_eq!(takes(0, 2, 0), ("gh".into(), 1));
+        // The next one starts at its own beginning, and so does the first when it comes again.
+        assert_eq!(takes(1, 8, 0), ("ijklmnop".into(), 2));
+        assert_eq!(takes(0, 3, IORING_CQE_F_BUF_MORE), ("abc".into(), 2));
+        buffers.queue.memory.end();
+    }
+
+    #[test]
+    fn a_buffer_that_there_is_not_and_more_bytes_than_it_has_are_not_believed() {
+        let mut buffers = fake();
+        let mut into = [0; 64];
+        for (lie, value) in [(completion(2, 1, 0), 2), (completion(0xffff, 1, 0), 0xffff)] {
+            let refused = Error::Implausible { what: "the id of a provided buffer", value };
+            assert_eq!(buffers.take(&lie, &mut into), Err(refused));
+        }
+        let refused = |value| Err(Error::Implausible { what: "the bytes in a provided buffer", value });
+        assert_eq!(buffers.take(&completion(0, 9, 0), &mut into), refused(9));
+        assert_eq!(buffers.take(&completion(0, i32::MAX, 0), &mut into), refused(0x7fff_ffff));
+        assert_eq!(buffers.take(&completion(0, 6, IORING_CQE_F_BUF_MORE), &mut into), Ok(Some(6)));
+        assert_eq!(buffers.take(&completion(0, 3, 0), &mut into), refused(3));
+        assert_eq!(given(&buffers), 0);
+        buffers.queue.memory.end();
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_taken() {
+        let mut buffers = fake();
+        assert!(matches!(buffers.take(&completion(0, 5, 0), &mut [0; 4]), Err(Error::Invalid { .. })));
+        assert_eq!(given(&buffers), 0);
+        assert_eq!(buffers.take(&completion(0, 5, 0), &mut [0; 5]), Ok(Some(5)));
+        buffers.queue.memory.end();
+    }
+
+    #[test]
+    fn a_completion_without_bytes_brings_nothing_and_gives_its_buffer_back() {
+        let mut buffers = fake();
+        let ended = Completion { user_data: 0, result: -105, flags: 0 };
+        assert_eq!((buffers.take(&ended, &mut []), given(&buffers)), (Ok(None), 0));
+        assert_eq!((buffers.take(&completion(0, 0, 0), &mut []), given(&buffers)), (Ok(None), 1));
+        assert_eq!((buffers.take(&completion(1, -5, 0), &mut []), given(&buffers)), (Ok(None), 2));
+        buffers.queue.memory.end();
+    }
+
+    #[test]
+    fn a_completion_says_its_buffer_and_whether_more_come() {
+        let plain = Completion { user_data: 0, result: 1, flags: 7 << 16 };
+        assert_eq!((plain.buffer(), plain.has_more()), (None, false));
+        let flags = 0xfffe << 16 | IORING_CQE_F_BUFFER | IORING_CQE_F_MORE;
+        let named = Completion { flags, ..plain };
+        assert_eq!((named.buffer(), named.has_more()), (Some(0xfffe), true));
     }
 }

@@ -180,8 +180,8 @@ impl Op {
     }
 
     /// Discards `len` bytes of a block device from `offset`, both in bytes and whole logical blocks: what they hold is
-    /// lost, and what is read from there then depends on the device (`BLOCK_URING_CMD_DISCARD`, Linux 6.12). Of another file
-    /// the result is `EOPNOTSUPP` or `EINVAL`. In liburing: `io_uring_prep_cmd_discard()`.
+    /// lost, and what is read from there then depends on the device (`BLOCK_URING_CMD_DISCARD`, Linux 6.12). Of a file that is no
+    /// block device the result is as a rule `-EOPNOTSUPP`. In liburing: `io_uring_prep_cmd_discard()`.
     #[must_use]
     pub fn block_discard<'f>(file: impl Into<OpFile<'f>>, offset: u64, len: u64) -> Op {
         let mut sqe = uring_cmd(file.into(), BLOCK_URING_CMD_DISCARD);
@@ -308,7 +308,8 @@ impl Op {
     /// (`IORING_OP_FSYNC`, Linux 5.1; `fsync(2)`, `fdatasync(2)`). In liburing: `io_uring_prep_fsync()`.
     ///
     /// That is what was written before: a write that is under way is not waited for. Let the sync be
-    /// [`linked`](Op::linked) to it.
+    /// [`linked`](Op::linked) to it. What is linked to the sync starts also where that fails, and with
+    /// [`skip_success`](Op::skip_success) its failure is not heard of: the kernel does not count it as one.
     #[must_use]
     pub fn fsync<'f>(file: impl Into<OpFile<'f>>, data_only: bool) -> Op {
         let mut sqe = on(IORING_OP_FSYNC, file.into());
@@ -318,6 +319,9 @@ impl Op {
 
     /// Gives `len` bytes of `file` from `offset` their space, or with a `mode` of `FALLOC_FL_*` takes it away
     /// (`IORING_OP_FALLOCATE`, Linux 5.6; `fallocate(2)`). In liburing: `io_uring_prep_fallocate()`.
+    ///
+    /// As of an [`fsync`](Op::fsync), its failure does not count as one to what is linked to it and with
+    /// [`skip_success`](Op::skip_success).
     #[must_use]
     pub fn fallocate<'f>(file: impl Into<OpFile<'f>>, mode: u32, offset: u64, len: u64) -> Op {
         // The length stands where others have an address.
@@ -429,7 +433,8 @@ impl Op {
         self.with(IOSQE_IO_HARDLINK)
     }
 
-    /// Has no completion unless it fails (`IOSQE_CQE_SKIP_SUCCESS`, Linux 5.17).
+    /// Has no completion unless it fails (`IOSQE_CQE_SKIP_SUCCESS`, Linux 5.17). Not for a [`fsync`](Op::fsync) or
+    /// [`fallocate`](Op::fallocate) whose failure matters.
     ///
     /// What its maker has promised until its completion is then to be kept until something else shows that it has ended: the
     /// completion of what is linked to it.
@@ -495,5 +500,147 @@ impl WideOp {
         let [first, second, third, fourth] = area;
         [sqe.addr3, sqe.__pad2] = [first, second];
         WideOp { sqe, rest: [third, fourth, 0, 0, 0, 0, 0, 0] }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::undocumented_unsafe_blocks, reason = "no entry that is made here is ever submitted")]
+mod tests {
+    use super::{Op, OpFile};
+    use crate::ring::{Local, Ring};
+    use crate::syscall::Fd;
+    use std::format;
+    use std::string::String;
+    use std::vec::Vec;
+
+    const OFFSET: u64 = 0x1111_2222_3333_4444;
+    const ADDRESS: u64 = 0x5555_6666_7777_8888;
+
+    /// Each field of an entry that is not 0: where it starts, its name in `struct io_uring_sqe`, and what it has.
+    fn fields(op: Op) -> String {
+        const PLACES: [(usize, &str, usize); 13] = [
+            (0, "opcode", 1),
+            (1, "flags", 1),
+            (2, "ioprio", 2),
+            (4, "fd", 4),
+            (8, "off", 8),
+            (16, "addr", 8),
+            (24, "len", 4),
+            (28, "rw_flags", 4),
+            (32, "user_data", 8),
+            (40, "buf_index", 2),
+            (42, "personality", 2),
+            (44, "file_index", 4),
+            (48, "cmd", 16),
+        ];
+        let mut ring: Ring<Local> = Ring::fake();
+        ring.push(op, 0).unwrap();
+        let bytes = &ring.staged_bytes()[0];
+        assert_eq!(PLACES.iter().map(|(_, _, len)| len).sum::<usize>(), bytes.len());
+        let value = |start: usize, len: usize| {
+            let mut value = [0; 16];
+            let place = if cfg!(target_endian = "big") { 16 - len..16 } else { 0..len };
+            value[place].copy_from_slice(&bytes[start..start + len]);
+            u128::from_ne_bytes(value)
+        };
+        let values = PLACES.iter().map(|(start, name, len)| (start, name, value(*start, *len)));
+        let set = values.filter(|(_, _, value)| *value != 0);
+        set.map(|(start, name, value)| format!("{start} {name} {value:#x}")).collect::<Vec<String>>().join(", ")
+    }
+
+    /// The 16 bytes of a command area.
+    fn area(words: [u64; 2]) -> String {
+        let [first, second] = words.map(u64::to_ne_bytes);
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&first);
+        bytes[8..].copy_from_slice(&second);
+        format!("48 cmd {:#x}", u128::from_ne_bytes(bytes))
+    }
+
+    /// What `op` makes of a file has this opcode and `rest`, with the file by its descriptor and by its slot.
+    #[track_caller]
+    fn assert_fields(op: impl Fn(OpFile<'_>) -> Op, opcode: u8, rest: &str) {
+        let null = Fd::open(c"/dev/null").unwrap();
+        let rest = if rest.is_empty() { String::new() } else { format!(", {rest}") };
+        assert_eq!(fields(op(OpFile::Fd(&null))), format!("0 opcode {opcode:#x}, 4 fd {:#x}{rest}", null.raw()));
+        assert_eq!(
+            fields(op(OpFile::Registered(u32::MAX))),
+            format!("0 opcode {opcode:#x}, 1 flags 0x1, 4 fd 0xffffffff{rest}")
+        );
+    }
+
+    #[test]
+    fn reads_and_writes_have_offset_address_and_length_where_the_kernel_looks() {
+        let rest = "8 off 0x1111222233334444, 16 addr 0x5555666677778888, 24 len 0x99";
+        assert_fields(|file| unsafe { Op::read(file, OFFSET, ADDRESS, 0x99) }, 22, rest);
+        assert_fields(|file| unsafe { Op::write(file, OFFSET, ADDRESS, 0x99) }, 23, rest);
+        assert_fields(|file| unsafe { Op::read_vectored(file, OFFSET, ADDRESS, 0x99) }, 1, rest);
+        assert_fields(|file| unsafe { Op::write_vectored(file, OFFSET, ADDRESS, 0x99) }, 2, rest);
+        let rest = &format!("{rest}, 40 buf_index 0xabc");
+        assert_fields(|file| unsafe { Op::read_fixed(file, OFFSET, ADDRESS, 0x99, 0xabc) }, 4, rest);
+        assert_fields(|file| unsafe { Op::write_fixed(file, OFFSET, ADDRESS, 0x99, 0xabc) }, 5, rest);
+        assert_fields(|file| unsafe { Op::read_vectored_fixed(file, OFFSET, ADDRESS, 0x99, 0xabc) }, 60, rest);
+        assert_fields(|file| unsafe { Op::write_vectored_fixed(file, OFFSET, ADDRESS, 0x99, 0xabc) }, 61, rest);
+    }
+
+    #[test]
+    fn what_has_no_address_has_its_numbers_where_the_kernel_looks() {
+        assert_fields(|file| Op::fsync(file, false), 3, "");
+        assert_fields(|file| Op::fsync(file, true), 3, "28 rw_flags 0x1");
+        let rest = "8 off 0x1111222233334444, 16 addr 0x5555666677778888, 24 len 0x3";
+        assert_fields(|file| Op::fallocate(file, 3, OFFSET, ADDRESS), 17, rest);
+        // The command's number stands in `off`, the length where the command area begins.
+        let number = ublk_sys::io_uring_sqe_cmd_op(0x1200);
+        let rest = format!("8 off {number:#x}, 16 addr {OFFSET:#x}, {}", area([ADDRESS, 0]));
+        assert_fields(|file| Op::block_discard(file, OFFSET, ADDRESS), 46, &rest);
+        let events = if cfg!(target_endian = "big") { "0x10000" } else { "0x1" };
+        assert_fields(|file| Op::poll_add(file, 1), 6, &format!("28 rw_flags {events}"));
+        assert_fields(|file| Op::poll_add_multishot(file, 1), 6, &format!("24 len 0x1, 28 rw_flags {events}"));
+        assert_eq!(fields(Op::cancel(ADDRESS)), "0 opcode 0xe, 4 fd 0xffffffff, 16 addr 0x5555666677778888");
+    }
+
+    #[test]
+    fn messages_and_times_have_their_parts_where_the_kernel_looks() {
+        let rest = "16 addr 0x5555666677778888, 24 len 0x99, 28 rw_flags 0x100";
+        assert_fields(|file| unsafe { Op::send(file, ADDRESS, 0x99, 0x100) }, 26, rest);
+        assert_fields(|file| unsafe { Op::recv(file, ADDRESS, 0x99, 0x100) }, 27, rest);
+        let timeout = unsafe { Op::timeout(ADDRESS, 7) };
+        let rest = "8 off 0x7, 16 addr 0x5555666677778888, 24 len 0x1";
+        assert_eq!(fields(timeout), format!("0 opcode 0xb, 4 fd 0xffffffff, {rest}"));
+    }
+
+    #[test]
+    fn a_command_has_its_number_its_area_and_what_stands_beside_it_where_the_kernel_looks() {
+        let number = ublk_sys::io_uring_sqe_cmd_op(0xc010_7520);
+        let area = area([0x12, 0x34]);
+        let rest = format!("8 off {number:#x}, {area}");
+        assert_fields(|file| unsafe { Op::uring_cmd(file, 0xc010_7520, [0x12, 0x34]) }, 46, &rest);
+        let rest = format!("8 off {number:#x}, 16 addr {ADDRESS:#x}, {area}");
+        assert_fields(|file| unsafe { Op::uring_cmd_addr(file, 0xc010_7520, [0x12, 0x34], ADDRESS) }, 46, &rest);
+
+        let null = Fd::open(c"/dev/null").unwrap();
+        let expected = |flags, file| {
+            format!(
+                "0 opcode 0x2e, 1 flags {flags}, 4 fd {file:#x}, 8 off {number:#x}, 28 rw_flags 0x2, 40 buf_index 0x7, {area}"
+            )
+        };
+        let op = unsafe { Op::uring_cmd_multishot(&null, 0xc010_7520, [0x12, 0x34], 7) };
+        assert_eq!(fields(op), expected("0x20", null.raw()));
+        let op = unsafe { Op::uring_cmd_multishot(OpFile::Registered(9), 0xc010_7520, [0x12, 0x34], 7) };
+        assert_eq!(fields(op), expected("0x21", 9));
+    }
+
+    #[test]
+    fn how_an_operation_goes_is_added_bit_by_bit() {
+        let flags = |op: Op| op.sqe.flags;
+        let plain = Op::fsync(OpFile::Registered(0), false);
+        assert_eq!(flags(plain), 1);
+        assert_eq!(flags(plain.linked()), 1 | 4);
+        assert_eq!(flags(plain.hard_linked()), 1 | 8);
+        assert_eq!(flags(plain.asynchronous()), 1 | 16);
+        assert_eq!(flags(plain.skip_success()), 1 | 64);
+        assert_eq!((flags(plain.provided(5)), plain.provided(5).sqe.buf_index), (1 | 32, 5));
+        assert_eq!(flags(plain.linked().skip_success().asynchronous()), 1 | 4 | 64 | 16);
+        assert_eq!(fields(plain.linked()), "0 opcode 0x3, 1 flags 0x5");
     }
 }

@@ -12,7 +12,7 @@ use crate::ring::memory::BufferMemory;
 /// Where this side of the queue stands. We move the tail; a counter of 16 bits that only goes forward and wraps at 2^16.
 #[derive(Debug)]
 pub(super) struct ProvidedQueue {
-    memory: BufferMemory,
+    pub(super) memory: BufferMemory,
     /// One past the last entry written.
     tail: u16,
 }
@@ -21,14 +21,6 @@ impl ProvidedQueue {
     /// The empty queue in new memory.
     pub(super) fn new(memory: BufferMemory) -> ProvidedQueue {
         ProvidedQueue { memory, tail: 0 }
-    }
-
-    pub(super) fn memory(&self) -> &BufferMemory {
-        &self.memory
-    }
-
-    pub(super) fn into_memory(self) -> BufferMemory {
-        self.memory
     }
 
     /// Gives the kernel this buffer; `None` where there is no such buffer.
@@ -42,5 +34,45 @@ impl ProvidedQueue {
         // over the buffer only after we have read it.
         self.memory.tail().store(self.tail, Ordering::Release);
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ProvidedQueue;
+    use crate::ring::memory::BufferMemory;
+    use core::sync::atomic::Ordering;
+    use std::vec::Vec;
+
+    #[test]
+    fn buffers_are_given_in_order_across_the_wrap_of_the_counter() {
+        for start in [0, u16::MAX, u16::MAX - 1, u16::MAX - 6, u16::MAX / 2] {
+            let memory = BufferMemory::map(4, 64).unwrap();
+            memory.tail().store(start, Ordering::Relaxed);
+            let mut queue = ProvidedQueue { memory, tail: start };
+            let mut head = start;
+            for round in 0..5_u16 {
+                let given = [round % 4, (round + 1) % 4, (round + 2) % 4];
+                for buffer in given {
+                    queue.provide(buffer).unwrap();
+                }
+                // As the kernel takes them: until its own counter is where the tail is.
+                let mut taken = Vec::new();
+                while head != queue.memory.tail().load(Ordering::Acquire) {
+                    taken.push(queue.memory.entry(head & 3).0);
+                    head = head.wrapping_add(1);
+                }
+                assert_eq!(taken, given);
+            }
+            queue.memory.end();
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_there_is_not_moves_nothing() {
+        let mut queue = ProvidedQueue::new(BufferMemory::map(4, 64).unwrap());
+        assert_eq!(queue.provide(4), None);
+        assert_eq!((queue.tail, queue.memory.tail().load(Ordering::Relaxed)), (0, 0));
+        queue.memory.end();
     }
 }

@@ -79,3 +79,20 @@ impl Default for Restrictions {
         Restrictions::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Restrictions;
+    use crate::error::Error;
+
+    #[test]
+    fn each_rule_says_what_it_is_about_and_one_too_many_is_refused() {
+        let some = Restrictions::new().operation(46).registration(6).flags(1).required_flags(2);
+        let rules: std::vec::Vec<(u16, u8)> =
+            some.rules().unwrap().iter().map(|rule| (rule.opcode, rule.register_op)).collect();
+        assert_eq!(rules, [(0, 20), (0, 21), (1, 46), (0, 6), (2, 1), (3, 2)]);
+        let full = (2..Restrictions::MAX).fold(Restrictions::new(), |rules, _| rules.operation(0));
+        assert_eq!(full.rules().unwrap().len(), Restrictions::MAX);
+        assert!(matches!(full.operation(0).rules(), Err(Error::Invalid { .. })));
+    }
+}

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use super::cq::Completion;
-use super::memory::Memory;
+use super::memory::{BufferMemory, Memory};
 use super::op::Op;
 use super::position::Position;
 
@@ -91,5 +91,32 @@ impl Kernel {
         self.completion_tail = self.completion_tail.advanced(1);
         // io_commit_cqring(): smp_store_release(&rings->cq.tail).
         self.memory.completion_tail().store(self.completion_tail.raw(), Ordering::Release);
+    }
+}
+
+/// The kernel's side of a ring of provided buffers: `struct io_buffer_list`.
+#[derive(Debug)]
+pub(super) struct BufferList {
+    memory: BufferMemory,
+    /// It stands nowhere but here.
+    head: u16,
+}
+
+impl BufferList {
+    pub(super) fn new(memory: BufferMemory) -> BufferList {
+        BufferList { memory, head: 0 }
+    }
+
+    /// Takes the next buffer and writes to it; which one, or that there was none: `io_ring_buffer_select()`.
+    pub(super) fn fill(&mut self, value: u64) -> Option<u16> {
+        // smp_load_acquire(&br->tail).
+        if self.memory.tail().load(Ordering::Acquire) == self.head {
+            return None;
+        }
+        let buffer = self.memory.read_entry(self.head & (self.memory.entries() - 1));
+        assert!(buffer < self.memory.entries(), "the kernel read entry {buffer:#x} of the provided buffers");
+        self.head = self.head.wrapping_add(1);
+        self.memory.write_buffer(buffer, value);
+        Some(buffer)
     }
 }

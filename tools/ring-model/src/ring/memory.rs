@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! In place of the crate's `ring/memory.rs`: the same words and slots, each watched by loom.
+//! In place of the crate's `ring/memory.rs`: the same words, slots and buffers, each watched by loom.
 
 use std::sync::Arc;
 
-use loom::sync::atomic::AtomicU32;
+use loom::sync::atomic::{AtomicU16, AtomicU32};
 
 use super::cq::Completion;
 use super::op::{Entry, Op};
@@ -138,5 +138,63 @@ impl Memory {
 
     pub(super) fn write_buffer(&self, buffer: usize, value: u64) {
         self.words.buffers[buffer].set(value);
+    }
+}
+
+/// What a ring of provided buffers shares. A clone is the other side's view of the same.
+#[derive(Clone, Debug)]
+pub(super) struct BufferMemory {
+    words: Arc<BufferWords>,
+}
+
+#[derive(Debug)]
+struct BufferWords {
+    tail: AtomicU16,
+    /// The buffer that each entry names.
+    entries: Vec<Slot<u16>>,
+    buffers: Vec<Slot<u64>>,
+}
+
+impl BufferMemory {
+    /// This many entries, a power of two, and as many buffers.
+    pub(super) fn new(entries: u16) -> BufferMemory {
+        let words = BufferWords {
+            tail: AtomicU16::new(0),
+            // What is no buffer: an entry that is read too early is found out.
+            entries: Slot::several(entries.into(), u16::MAX),
+            buffers: Slot::several(entries.into(), 0),
+        };
+        BufferMemory { words: Arc::new(words) }
+    }
+}
+
+/// What the crate's own memory offers.
+impl BufferMemory {
+    pub(super) fn entries(&self) -> u16 {
+        u16::try_from(self.words.entries.len()).expect("a small ring")
+    }
+
+    pub(super) fn tail(&self) -> &AtomicU16 {
+        &self.words.tail
+    }
+
+    pub(super) fn write_entry(&self, slot: u16, buffer: u16) -> Option<()> {
+        self.words.entries.get(usize::from(slot))?.set(buffer);
+        Some(())
+    }
+}
+
+/// What only the kernel does, and what both do with a buffer.
+impl BufferMemory {
+    pub(super) fn read_entry(&self, slot: u16) -> u16 {
+        self.words.entries[usize::from(slot)].get()
+    }
+
+    pub(super) fn read_buffer(&self, buffer: u16) -> u64 {
+        self.words.buffers[usize::from(buffer)].get()
+    }
+
+    pub(super) fn write_buffer(&self, buffer: u16, value: u64) {
+        self.words.buffers[usize::from(buffer)].set(value);
     }
 }

@@ -7,19 +7,21 @@
 use loom::thread;
 
 use super::cq::CompletionQueue;
-use super::kernel::{CQ_OVERFLOW, Kernel};
-use super::memory::Memory;
+use super::kernel::{BufferList, CQ_OVERFLOW, Kernel};
+use super::memory::{BufferMemory, Memory};
 use super::op::Op;
+use super::provided::ProvidedQueue;
 use super::shared::Shared;
 use super::sq::SubmissionQueue;
 use crate::error::Error;
 use crate::explore::{Model, explore};
 
 /// Each model with its name, the shortest first.
-pub(crate) const ALL: [(&str, Model); 3] = [
+pub(crate) const ALL: [(&str, Model); 4] = [
     ("ring: an operation hands its buffer over, and its completion hands it back", round_trips),
     ("ring: submissions arrive in order, and none is written over before it was read", submissions),
     ("ring: completions arrive in order, and none is written over before it was read", completions),
+    ("provided: a buffer is given when its entry is whole, and written over only after it was read", provided),
 ];
 
 /// Where counters start: they wrap in the middle of each model. What loom does is the same from any other start, and whole
@@ -140,5 +142,49 @@ fn round_trips() -> String {
         let last = reap(&mut cq);
         assert!(last.is_some(), "the last one came back");
         last >= Some(3)
+    })
+}
+
+/// One buffer, filled by the kernel, read, and given back.
+///
+/// Completions bring what the kernel has put into it, the buffer's id in their user data.
+fn provided() -> String {
+    explore(BESIDE, || {
+        const TRIES: u64 = 2;
+        const BASE: u64 = 100;
+        let memory = Memory::new(1, 2, 0, START);
+        let buffers = BufferMemory::new(2);
+        let mut kernel = Kernel::new(memory.clone(), START);
+        let mut list = BufferList::new(buffers.clone());
+        let shared = Shared::over(memory).expect("the masks are right");
+        let mut cq = CompletionQueue::new(&shared);
+        let kernel = thread::spawn(move || {
+            let mut filled = 0;
+            for _ in 0..TRIES {
+                if let Some(buffer) = list.fill(BASE + filled) {
+                    filled += 1;
+                    kernel.complete(buffer.into());
+                }
+            }
+            filled
+        });
+        let mut queue = ProvidedQueue::new(buffers);
+        queue.provide(1).expect("there are two");
+        let mut taken = 0;
+        let mut take = |cq: &mut CompletionQueue| {
+            let completion = cq.next(&shared)?;
+            let buffer = u16::try_from(completion.user_data).expect("it is a buffer's id");
+            assert_eq!(queue.memory.read_buffer(buffer), BASE + taken);
+            taken += 1;
+            queue.provide(buffer)
+        };
+        for _ in 0..TRIES {
+            let _ = take(&mut cq);
+        }
+        let filled = kernel.join().expect("the kernel does not fail");
+        while take(&mut cq).is_some() {}
+        assert_eq!(taken, filled);
+        // It was given back in time, and filled again.
+        filled == 2
     })
 }

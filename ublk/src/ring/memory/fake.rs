@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use std::vec;
 use std::vec::Vec;
 
-use super::Memory;
+use super::{BufferMemory, Memory};
 use crate::error::Error;
 use crate::mapping::Mapping;
 use crate::ring::geometry::{Geometry, tests};
@@ -147,6 +147,64 @@ impl Kernel<'_> {
     pub(in crate::ring) fn move_submission_head(&self, by: u32) {
         self.memory.submission_head().fetch_add(by, Ordering::Release);
     }
+}
+
+/// The kernel's side.
+impl BufferMemory {
+    /// Ends it when the test does, as no ring has it.
+    pub(in crate::ring) fn end(self) {
+        drop(core::mem::ManuallyDrop::into_inner(self.mapping));
+    }
+
+    /// The entry at `slot`: the buffer's id, where the kernel would write, and how much.
+    pub(in crate::ring) fn entry(&self, slot: u16) -> (u16, u64, u32) {
+        let entry = usize::from(slot) * 16;
+        let read = |at| self.mapping.read::<u64>(entry + at).unwrap();
+        let [n0, n1, n2, n3, b0, b1, ..] = read(8).to_ne_bytes();
+        (u16::from_ne_bytes([b0, b1]), read(0), u32::from_ne_bytes([n0, n1, n2, n3]))
+    }
+
+    /// Writes to a buffer at `offset`.
+    pub(in crate::ring) fn fill(&self, buffer: u16, offset: usize, bytes: &[u8]) {
+        self.mapping.write_bytes(self.buffer_offset(buffer).unwrap() + offset, bytes).unwrap();
+    }
+}
+
+#[test]
+fn each_provided_buffer_has_its_own_bytes_behind_every_entry() {
+    let memory = BufferMemory::map(512, 100).unwrap();
+    for buffer in 0..512 {
+        memory.write_entry(buffer, buffer).unwrap();
+    }
+    let entries = memory.address().unwrap();
+    for buffer in 0..512 {
+        // 512 entries of 16 bytes are two pages.
+        assert_eq!(memory.entry(buffer), (buffer, entries + 8192 + u64::from(buffer) * 100, 100));
+    }
+    assert_eq!(memory.tail().load(Ordering::Relaxed), 0, "an entry leaves the tail alone");
+    memory.end();
+}
+
+#[test]
+fn a_slot_or_a_buffer_that_there_is_not_is_neither_written_nor_read() {
+    let memory = BufferMemory::map(2, 4096).unwrap();
+    assert_eq!(memory.write_entry(2, 0), None);
+    assert_eq!(memory.write_entry(0, 2), None);
+    assert_eq!(memory.entry(0), (0, 0, 0));
+    assert_eq!(memory.read(2, 0, &mut [0; 1]), None);
+    assert_eq!(memory.read(0, 4096, &mut [0; 1]), None);
+    assert_eq!(memory.read(1, 4095, &mut [0; 2]), None);
+    assert_eq!(memory.read(1, u32::MAX, &mut [0; 2]), None);
+    assert_eq!(memory.read(1, 4095, &mut [0; 1]), Some(()));
+    memory.end();
+}
+
+#[test]
+fn provided_buffers_of_a_number_that_no_kernel_takes_are_refused() {
+    for (entries, bytes) in [(0, 1), (3, 1), (u16::MAX, 1), (4, 0)] {
+        assert!(matches!(BufferMemory::map(entries, bytes), Err(Error::Invalid { .. })), "{entries}, {bytes}");
+    }
+    BufferMemory::map(1 << 15, 1).unwrap().end();
 }
 
 #[test]
