@@ -57,10 +57,11 @@ cargo xtask abi [--record]
     drivers of every kernel say that they can, and with the records of both in tests/abi/records. --record: writes the
     records, and the table in ABI.md, anew.
 
-cargo xtask paths [--full]
+cargo xtask paths [--full] [--kernel SERIES]
     Has fio write, read, trim and verify over the examples loop and stripe in every way in which data can travel, makes file
     systems on loop, fills and checks them, and counts the syncs: in virtual machines with the oldest and the newest kernel,
     a row of a table for each. --full: each way with 1 and 4 queues, 1 and 64 requests at a time, and every file system.
+    --kernel: on one of the kernels.
 
 cargo xtask orderings
     Checks the memory orderings of the ring and of the mailbox with loom, and that each is needed: weakened in a copy,

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::failure::{Failure, Result};
 use crate::headers;
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Kernel, Series};
 use crate::machine::{Ending, Stream, Timeout};
 use crate::packages::{self, Program};
 use crate::vm::{self, Guest};
@@ -30,21 +30,31 @@ const MODES: [&str; 4] = ["copy", "user-copy", "zero-copy", "auto-register"];
 const TOOLS: [Program; 6] =
     [packages::FIO, packages::MKE2FS, packages::E2FSCK, packages::MKXFS, packages::XFS_REPAIR, packages::BLKDISCARD];
 
+/// The programs that are judged.
+const JUDGED: [&str; 2] = ["loop", "stripe"];
+
 /// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// One cell of fio for each way, and the file systems in the oldest and in the newest.
-    Quick,
-    Full,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Four cells of fio for each way, where else there is one, and every file system in every mode.
+    full: bool,
+    /// On this series alone.
+    kernel: Option<Series>,
 }
 
 impl Wanted {
     pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self> {
-        let mut wanted = Self::Quick;
-        for argument in arguments {
-            match argument.to_str() {
-                Some("--full") => wanted = Self::Full,
-                _ => return Err(Failure::new(format!("paths [--full]: not {}", argument.to_string_lossy()))),
+        let mut wanted = Self::default();
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            let value = if argument == "--kernel" { arguments.next() } else { None };
+            match (argument.to_str(), value.as_ref().and_then(|value| Series::parse(value.to_str()?))) {
+                (Some("--full"), _) => wanted.full = true,
+                (Some("--kernel"), Some(series)) => wanted.kernel = Some(series),
+                _ => {
+                    let argument = argument.to_string_lossy();
+                    return Err(Failure::new(format!("paths [--full] [--kernel SERIES]: not {argument}")));
+                }
             }
         }
         Ok(wanted)
@@ -53,10 +63,8 @@ impl Wanted {
     /// The script's arguments, behind the folder: a line for each thing that it is to do.
     fn steps(self) -> Vec<String> {
         let mut steps = vec!["head".to_owned()];
-        let (cells, ios): (&[(u32, u32)], u32) = match self {
-            Self::Quick => (&[(4, 64)], 400),
-            Self::Full => (&[(1, 1), (1, 64), (4, 1), (4, 64)], 2000),
-        };
+        let (cells, ios): (&[(u32, u32)], u32) =
+            if self.full { (&[(1, 1), (1, 64), (4, 1), (4, 64)], 2000) } else { (&[(4, 64)], 400) };
         for (server, direct) in [("loop", "on"), ("loop", "off"), ("stripe", "on")] {
             for mode in MODES {
                 for (queues, depth) in cells {
@@ -66,13 +74,14 @@ impl Wanted {
         }
         for mode in MODES {
             for filesystem in ["ext4", "xfs"] {
-                if self == Self::Full || [MODES[0], MODES[3]].contains(&mode) {
+                if self.full || [MODES[0], MODES[3]].contains(&mode) {
                     steps.push(format!("tree {mode} {filesystem} {TREE}"));
                 }
             }
         }
         for mode in MODES {
             steps.push(format!("discard {mode}"));
+            steps.push(format!("short {mode}"));
             steps.push(format!("durable {mode}"));
         }
         steps
@@ -86,7 +95,7 @@ pub(crate) fn run(wanted: Wanted) -> Result<u8> {
     let programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
     let headers = headers::get()?.join("usr");
     let mut worst = 0;
-    for series in kernel::MUST_PASS {
+    for series in kernel::MUST_PASS.into_iter().filter(|series| wanted.kernel.is_none_or(|only| only == *series)) {
         let started = Instant::now();
         let kernel = Kernel::of_series(series)?;
         // The files behind the disks are on a disk, so that direct I/O is what it says.
@@ -98,7 +107,7 @@ pub(crate) fn run(wanted: Wanted) -> Result<u8> {
             ..vm::Wanted::default()
         };
         let mut guest = Guest::new(&kernel, &machine)?;
-        for program in &programs {
+        for program in programs.iter().filter(|program| JUDGED.contains(&program.target.as_str())) {
             guest.files.program_on_path(&program.path)?;
         }
         for tool in TOOLS {
@@ -125,6 +134,9 @@ pub(crate) fn run(wanted: Wanted) -> Result<u8> {
         }
         println!("Linux {}: {:.0} s", kernel.name, started.elapsed().as_secs_f64());
     }
+    if wanted.kernel.is_some_and(|only| !kernel::MUST_PASS.contains(&only)) {
+        return Err(Failure::new("--kernel: not one of the series that must pass"));
+    }
     println!("{}", if worst == 0 { "no error" } else { "there were errors" });
     Ok(worst)
 }
@@ -132,19 +144,22 @@ pub(crate) fn run(wanted: Wanted) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::Wanted;
+    use crate::kernel::Series;
 
     #[test]
     fn every_mode_is_judged_and_a_full_run_has_four_cells_where_a_quick_one_has_one() {
-        let cells = |wanted: Wanted| wanted.steps().iter().filter(|step| step.starts_with("cell ")).count();
-        assert_eq!((cells(Wanted::Quick), cells(Wanted::Full)), (12, 48));
-        let trees = |wanted: Wanted| wanted.steps().iter().filter(|step| step.starts_with("tree ")).count();
-        assert_eq!((trees(Wanted::Quick), trees(Wanted::Full)), (4, 8));
+        let (quick, full) = (Wanted::default(), Wanted { full: true, kernel: None });
+        let count = |wanted: Wanted, word: &str| wanted.steps().iter().filter(|step| step.starts_with(word)).count();
+        assert_eq!((count(quick, "cell "), count(full, "cell ")), (12, 48));
+        assert_eq!((count(quick, "tree "), count(full, "tree ")), (4, 8));
     }
 
     #[test]
-    fn it_takes_one_option() {
+    fn what_it_does_not_take_is_refused() {
         let parse = |line: &str| Wanted::parse(line.split(' ').map(Into::into));
-        assert_eq!(parse("--full").unwrap(), Wanted::Full);
-        assert!(parse("--quick").is_err());
+        assert_eq!(parse("--full --kernel 6.12").unwrap(), Wanted { full: true, kernel: Some(Series(6, 12)) });
+        for line in ["--quick", "--kernel", "--kernel x", "--full on"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
     }
 }

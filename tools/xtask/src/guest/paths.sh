@@ -5,6 +5,7 @@
 #   paths FOLDER cell SERVER MODE DIRECT QUEUES QD IOS    fio writes, reads, trims and verifies: a row of the table
 #   paths FOLDER tree MODE FILESYSTEM TREE                a file system on loop holds the files of TREE
 #   paths FOLDER discard MODE                             blkdiscard gives the space of the file behind loop back
+#   paths FOLDER short MODE                               a file that is shortened within a block reads as zeroes behind its end
 #   paths FOLDER durable MODE                             each FLUSH and each FUA waits for an fdatasync of its own
 # FOLDER is where the files behind the disks are made. What a driver has not is a row that says so, and no failure.
 set -eu
@@ -114,7 +115,7 @@ case $what in
         esac
         # shellcheck disable=SC2086
         if ! start "$name" --mode "$mode" --direct "$direct" --queues "$queues" $files; then
-            row "$kernel" "$name" "$mode" "$direct" - - - - "refused: ${refused#*: }"
+            row "$kernel" "$name" "$mode" "$direct" - - - - "refused: ${refused##*: }"
             exit 0
         fi
         [ "$(cat "/sys/block/${device#/dev/}/size")" = $((bytes / 512)) ] || fail "$device has the wrong size"
@@ -147,7 +148,7 @@ case $what in
         [ "$files" -gt 1000 ] || fail "$tree holds $files files only"
         truncate -s 320M "$work/file"
         if ! start loop --mode "$mode" --queues 4 "$work/file"; then
-            echo "$kernel $filesystem in $mode: refused: ${refused#*: }"
+            echo "$kernel $filesystem in $mode: refused: ${refused##*: }"
             exit 0
         fi
         case $filesystem in
@@ -178,7 +179,7 @@ case $what in
         mode=$1
         truncate -s 32M "$work/file"
         if ! start loop --mode "$mode" "$work/file"; then
-            echo "$kernel blkdiscard in $mode: refused: ${refused#*: }"
+            echo "$kernel blkdiscard in $mode: refused: ${refused##*: }"
             exit 0
         fi
         tr '\0' x </dev/zero | dd of="$device" bs=1M count=32 iflag=fullblock conv=fsync 2>/dev/null
@@ -206,12 +207,28 @@ case $what in
         echo "$kernel blkdiscard in $mode: the file had $full KiB, $partly KiB, and has $empty KiB"
         ;;
 
+    short)
+        mode=$1
+        tr '\0' x </dev/zero | dd of="$work/file" bs=1M count=1 iflag=fullblock 2>/dev/null
+        if ! start loop --mode "$mode" --direct on "$work/file"; then
+            echo "$kernel short file in $mode: refused: ${refused##*: }"
+            exit 0
+        fi
+        truncate -s 700000 "$work/file"
+        dd if="$device" bs=1M 2>/dev/null >"$work/read"
+        [ "$(head -c 700000 "$work/read" | tr -d x | wc -c)" = 0 ] || fail "what the file has is not read"
+        [ "$(tr -d '\0' <"$work/read" | wc -c)" = 700000 ] || fail "behind its end are no zeroes"
+        [ "$(wc -c <"$work/read")" = 1048576 ] || fail "the disk has another size"
+        stop
+        echo "$kernel short file in $mode: 700000 bytes of the file, and zeroes to the end of the disk"
+        ;;
+
     durable)
         # fdatasync is an operation of the ring, which strace does not see: it sees io_uring_enter. The kernel's tracepoints do.
         mode=$1
         truncate -s 8M "$work/file"
         if ! start loop --mode "$mode" "$work/file"; then
-            echo "$kernel durable in $mode: refused: ${refused#*: }"
+            echo "$kernel durable in $mode: refused: ${refused##*: }"
             exit 0
         fi
         tracing=/sys/kernel/tracing
