@@ -245,8 +245,11 @@ impl Commits {
     fn completed(&mut self, result: i32) -> Result<Committed, Error> {
         let unknown =
             Error::Implausible { what: "the completion of a commit", value: u64::from(result.unsigned_abs()) };
-        let sent = self.sent.take().filter(|_| self.in_flight).ok_or(unknown)?;
+        if !self.in_flight {
+            return Err(unknown);
+        }
         self.in_flight = false;
+        let sent = self.sent.take().ok_or(unknown)?;
         let (taken, refused) = match u32::try_from(result) {
             Ok(bytes) => {
                 let size = u32::from(self.elements.form.element_bytes);
@@ -633,6 +636,10 @@ mod tests {
         commits.add(Tag::new(0), 0, 0).unwrap();
         assert!(commits.completed(16).is_err(), "it was not sent yet");
         assert_eq!(left(&mut commits), [0]);
+        let mut commits = sent(&[0, 1]);
+        assert_eq!(commits.completed(16), Ok(Committed::Done));
+        assert!(commits.completed(16).is_err(), "the rest was not sent again yet");
+        assert_eq!(left(&mut commits), [1]);
     }
 
     /// A queue whose first fetch is with a kernel that the test plays.
