@@ -125,7 +125,7 @@ fn a_file_is_served<M: Mode>(queues: u16, threads: u16) {
     let file = backing();
     let served = serve_file::<M>(&file, queues, threads);
     let got = served.info.queues();
-    println!("{queues} queues asked for, {got} there, {threads} threads");
+    println!("figure: {queues} queues asked for, {got} there, {threads} threads");
     let id = served.id();
     let clients = (0..4_usize).map(|client| {
         let file = file.try_clone().unwrap();
@@ -314,7 +314,7 @@ fn a_fetch_that_ends_for_want_of_buffers_is_sent_again_and_nothing_is_lost() {
             },
             |info| clients(info, 8, 60),
         );
-        println!("room for {room}: sent again {again} times");
+        println!("figure: room for {room}: sent again {again} times");
         // 960 requests, two fetches, of which the last may not be used up.
         assert!(again >= 960 / u64::from(room) - 2, "{again}");
     }

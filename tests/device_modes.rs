@@ -59,7 +59,7 @@ fn refusal<M: Mode>() -> Option<Error> {
             let text = error.to_string();
             assert!(text.contains("since Linux 6."), "{text}");
             assert_eq!(nodes(), before, "nothing is left");
-            println!("refused: {text}");
+            println!("figure: refused: {text}");
             Some(error)
         }
     }

@@ -21,14 +21,8 @@ use crate::vm::{self, Guest, Wanted};
 use crate::workspace;
 
 /// What tests call, beside the project's own programs.
-const TOOLS: [Program; 6] = [
-    packages::FIO,
-    packages::MKE2FS,
-    packages::E2FSCK,
-    packages::MKFS_BTRFS,
-    packages::BLKZONE,
-    packages::BLKDISCARD,
-];
+const TOOLS: [Program; 6] =
+    [packages::FIO, packages::MKE2FS, packages::E2FSCK, packages::MKFS_BTRFS, packages::BLKZONE, packages::BLKDISCARD];
 
 /// Modules that a test loads if it needs them.
 const MODULES: [&str; 1] = ["btrfs"];
@@ -255,10 +249,9 @@ impl Watch<'_> {
         self.ran += 1;
         self.tally.count(&name, passed);
         println!("{} {name} {seconds:.1} s", if passed { "ok" } else { "FAILED" });
-        if !passed {
-            for line in self.text.lines() {
-                println!("    {line}");
-            }
+        // Of a test that has passed it is what it counted.
+        for line in self.text.lines() {
+            println!("    {line}");
         }
     }
 }
