@@ -3,7 +3,7 @@
 //!
 //! | mode | kernel | what a request gives |
 //! |---|---|---|
-//! | [`Copy`] | 6.0 | the tag's buffer: a slice of a WRITE, a cursor for a READ; operations of the ring on it |
+//! | [`Copy`](enum@Copy) | 6.0 | the tag's buffer: a slice of a WRITE, a cursor for a READ; operations of the ring on it |
 //! | [`GetData`] | 6.0 | the same, in a buffer that the queue chooses when a request needs one: it can have fewer than tags |
 //! | [`UserCopy`] | 6.5 | [`read_at`](crate::Request::read_at) and [`write_at`](crate::Request::write_at) into the request; operations of the ring, through the tag's buffer |
 //! | [`ZeroCopy`] | 6.15 | operations of the ring on the client's own pages, registered by a command; `read_at` and `write_at` beside them |
@@ -60,7 +60,7 @@ pub trait Buffered: Mode {}
 pub trait UserCopied: Mode {}
 
 /// The data of a request is in a buffer of the server's, which the queue chooses when the request needs one: it can have fewer buffers
-/// than tags ([`NewDevice::buffers`](crate::NewDevice::buffers)). The driver copies as in [`Copy`], and is asked to by a command of
+/// than tags ([`NewDevice::buffers`](crate::NewDevice::buffers)). The driver copies as in [`Copy`](enum@Copy), and is asked to by a command of
 /// its own for each WRITE (`UBLK_F_NEED_GET_DATA`).
 ///
 /// Since Linux 6.0. A queue whose buffers are all in use holds back what it has, until a request is answered.
