@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(first.buffer_address(tag), third.buffer_address(tag));
         assert!(first.turn(tag).unwrap().take() && !third.turn(tag).unwrap().take());
         assert!(third.turn(Tag::new(2)).is_none());
-        assert!(!std::ptr::eq(first.letter_box(tag).unwrap(), second.letter_box(tag).unwrap()));
+        assert!(!core::ptr::eq(first.letter_box(tag).unwrap(), second.letter_box(tag).unwrap()));
         // SAFETY: no command names a tag of this queue, and each result is gone before the next is used.
         unsafe { first.lend(tag, 4096) }.unwrap().bytes_mut().fill(7);
         drop(first);
