@@ -401,7 +401,7 @@ impl<M: Mode> PreparedQueue<M> {
     /// the queue's depth, unless [`fetch_room`](PreparedQueue::fetch_room) says otherwise. Files are registered with each ring.
     ///
     /// All of them serve until their queue [is finished](Queue::is_finished). Where one is dropped earlier, the driver gives up the whole
-    /// device: every further request fails.
+    /// device as soon as it notices: every further request fails, and those that went to that one fail when the char device is closed.
     ///
     /// # Errors
     ///
