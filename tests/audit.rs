@@ -109,7 +109,7 @@ fn every_invariant_that_a_comment_names_is_in_safety_md() {
 
 /// A letter and a digit: M1, Q2.
 fn is_invariant(word: &str) -> bool {
-    matches!(word.as_bytes(), [letter, digit] if b"MGSCQB".contains(letter) && digit.is_ascii_digit())
+    matches!(word.as_bytes(), [letter, digit] if b"MGSCQBPR".contains(letter) && digit.is_ascii_digit())
 }
 
 #[test]

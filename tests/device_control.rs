@@ -14,7 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command as Program;
 use std::thread;
 
-use harness::{Aligned, exists, nodes, serve};
+use harness::{Aligned, exists, needed_by, nodes, serve};
 use ublk::{
     Attributes, Cache, Command, Control, DeletedId, Device, DeviceId, DeviceInfo, Errno, Error, Features, NewDevice,
     Operation, Params, QueueId, Request, Sectors, Sent, State, Stopped,
@@ -76,13 +76,7 @@ fn a_feature_that_is_not_offered_is_named_and_leaves_no_device() {
     asked.push(Features::from_bits(1 << 63));
     for missing in asked {
         // With one that is there, so that only the missing one is named, and with what it needs.
-        let needs = match missing {
-            Features::USER_RECOVERY_FAIL_IO | Features::QUIESCE => Features::USER_RECOVERY,
-            Features::INTEGRITY => Features::USER_COPY,
-            _ => Features::CMD_IOCTL_ENCODE,
-        };
-        assert!(offered.contains(needs));
-        let features = missing | needs;
+        let features = missing | needed_by(missing);
         let added = control.add(&NewDevice::new().id(HIGH).features(features));
         assert_eq!(added, Err(Error::Unsupported { missing, offered }));
         assert_gone(&mut control, HIGH);

@@ -82,13 +82,13 @@ fn the_cause_that_was_planted_is_the_one_that_is_named_first() {
     let known = planted + out_of_reach.len();
     writeln!(
         out,
-        "diagnosis on Linux {}: {known} causes known, {planted} planted here, {} out of reach here; {of_others} are of other kernels",
+        "figure: diagnosis on Linux {}: {known} causes known, {planted} planted here, {} out of reach here; {of_others} are of other kernels",
         release.trim(),
         out_of_reach.len()
     )
     .unwrap();
     for (id, why) in out_of_reach {
-        writeln!(out, "diagnosis:   {id} is out of reach: {why}").unwrap();
+        writeln!(out, "figure:   {id} is out of reach: {why}").unwrap();
     }
     assert!(failed.is_empty(), "{} wrong:\n{}", failed.len(), failed.concat());
     assert_eq!(nodes(), [""; 0]);

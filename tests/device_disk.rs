@@ -5,16 +5,17 @@
 mod harness;
 
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use harness::{Aligned, Served, serve};
+use ublk::ring::{Op, Ring};
 use ublk::{
-    Cache, Discard, Disk, Errno, Error, Flush, NewDevice, Params, ReadAt, ReadCursor, RequestFlags, Sectors, WriteAt,
-    WriteZeroes,
+    Cache, Discard, Disk, Errno, Error, Fd, Flush, NewDevice, Params, ReadAt, ReadCursor, RequestFlags, Sectors,
+    WriteAt, WriteZeroes,
 };
 
 /// What reached the target, with offset and length in bytes.
@@ -301,6 +302,36 @@ fn discards_come_in_pieces_of_at_most_what_was_stated() {
     assert!(bytes[65536..262_144].iter().all(|byte| *byte == 0));
     assert!(bytes[..65536].iter().chain(&bytes[262_144..]).all(|byte| *byte == 7));
     drop(file);
+    live.stop();
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_discard_that_a_ring_sends_to_a_disk_discards_there_and_its_completion_says_so() {
+    let live = live(Disk::without_cache(SIZE, Memory::new(SIZE)).discard(4096, Sectors::new(128)));
+    let file = live.open();
+    file.write_all_at(&Aligned::filled(256 << 10, 7), 0).unwrap();
+    live.calls();
+    let disk = Fd::from(OwnedFd::from(file.try_clone().unwrap()));
+    let mut ring = Ring::local(4, 8).unwrap().enable().unwrap();
+    // A part; what is past the end; what is no whole logical block.
+    for (number, (offset, len)) in [(8192, 131_072), (1 << 20, 4096), (0, 100)].into_iter().enumerate() {
+        ring.push(Op::block_discard(&disk, offset, len), u64::try_from(number).unwrap()).unwrap();
+    }
+    let mut results = [None; 3];
+    while results.contains(&None) {
+        ring.submit_and_wait(None).unwrap();
+        while let Some(completion) = ring.next_completion() {
+            results[usize::try_from(completion.user_data).unwrap()] = Some(completion.result);
+        }
+    }
+    assert_eq!(results, [Some(0), Some(-libc::EINVAL), Some(-libc::EINVAL)]);
+    assert_eq!(live.changes(), [Call::Discard(8192, 65536), Call::Discard(73_728, 65536)]);
+    let mut bytes = Aligned::filled(256 << 10, 1);
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes[8192..139_264].iter().all(|byte| *byte == 0));
+    assert!(bytes[..8192].iter().chain(&bytes[139_264..]).all(|byte| *byte == 7));
+    drop((file, disk, ring));
     live.stop();
 }
 

@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 
-use harness::{nodes, serve};
+use harness::{needed_by, nodes, serve};
 use planted::{
     CONTROL, Resource, Restored, add_unprivileged, is_nobody, kernel_release, open_to_all, run, run_as_nobody, set,
     without_driver,
@@ -159,7 +159,7 @@ fn a_driver_that_is_too_old_is_told_by_the_feature_and_the_linux_that_has_it() {
         .collect();
     lacking.push((Features::from_bits(1 << 40), "0x10000000000 (not in Linux 7.3.4)".to_owned()));
     for (missing, named) in lacking {
-        let error = control.add(&NewDevice::new().id(HIGH).features(missing)).unwrap_err();
+        let error = control.add(&NewDevice::new().id(HIGH).features(missing | needed_by(missing))).unwrap_err();
         let said = format!("the driver does not give {named}; it gives {offered}");
         assert_says(error, Error::Unsupported { missing, offered }, &said);
     }

@@ -152,7 +152,7 @@ fn the_crate_refuses_each_pair_of_features_that_the_driver_refuses_or_drops_and_
         }
     }
     println!(
-        "\nfeatures asked for together: {asked}, taken {taken}, dropped {dropped}, refused {refused}, lenient {lenient}"
+        "figure: features asked for together: {asked}, taken {taken}, dropped {dropped}, refused {refused}, lenient {lenient}"
     );
     assert!(wrong.is_empty(), "{} of {asked}\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(nodes(), [""; 0]);
@@ -186,7 +186,7 @@ fn what_an_unprivileged_device_cannot_have_is_what_the_driver_refuses_or_drops()
             wrong.push(format!("{features}: the driver {answer:?}, the crate {conflict:?}"));
         }
     }
-    println!("\nfeatures of unprivileged devices asked for together: {}, taken {taken}", told.len());
+    println!("figure: features of unprivileged devices asked for together: {}, taken {taken}", told.len());
     assert!(wrong.is_empty(), "{} of {}\n{}", wrong.len(), told.len(), wrong.join("\n"));
     assert_eq!(nodes(), [""; 0]);
 }

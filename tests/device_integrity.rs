@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Devices with metadata beside their data on a real driver: the block layer sums up what it writes, and checks what it reads.
 #![cfg_attr(not(have_ublk), allow(dead_code, reason = "the tests are ignored, not left out"))]
+#![allow(clippy::print_stdout, reason = "a test says what was refused and what was counted")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
 
 mod harness;

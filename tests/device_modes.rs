@@ -59,7 +59,7 @@ fn refusal<M: Mode>() -> Option<Error> {
             let text = error.to_string();
             assert!(text.contains("since Linux 6."), "{text}");
             assert_eq!(nodes(), before, "nothing is left");
-            println!("refused: {text}");
+            println!("figure: refused: {text}");
             Some(error)
         }
     }
@@ -175,9 +175,46 @@ macro_rules! in_each_mode {
 
 in_each_mode! {
     Copy: a_file_is_served_in_copy_mode, behind_the_end_of_a_file_are_zeroes_in_copy_mode;
+    GetData: a_file_is_served_in_chosen_buffers, behind_the_end_of_a_file_are_zeroes_in_chosen_buffers;
     UserCopy: a_file_is_served_in_user_copy, behind_the_end_of_a_file_are_zeroes_in_user_copy;
     ZeroCopy: a_file_is_served_in_zero_copy, behind_the_end_of_a_file_are_zeroes_in_zero_copy;
     AutoRegister: a_file_is_served_with_automatic_registration, behind_the_end_of_a_file_are_zeroes_with_automatic_registration;
+}
+
+/// More requests than buffers, from 8 clients at once: those that find none wait, and each gets its own data.
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn requests_share_fewer_buffers_than_there_are_tags() {
+    let memory = Mutex::new(vec![0_u8; usize::try_from(SECTORS * 512).unwrap()]);
+    let device = NewDevice::new().mode::<mode::GetData>().buffers(2).depth(32);
+    let served = serve(device, params(), move |mut request: Request<'_, mode::GetData>| {
+        let mut memory = memory.lock().unwrap();
+        let start = usize::try_from(request.offset_bytes()).unwrap();
+        let bytes = &mut memory[start..start + usize::try_from(request.len_bytes()).unwrap()];
+        match request.operation() {
+            Operation::READ => assert_eq!(request.cursor().write(bytes), bytes.len()),
+            Operation::WRITE => bytes.copy_from_slice(request.data()),
+            _ => {}
+        }
+        request.complete();
+    })
+    .unwrap();
+    std::thread::scope(|scope| {
+        for client in 0..8_usize {
+            let disk = served.open_direct();
+            scope.spawn(move || {
+                for round in 0..60 {
+                    let (len, offset) = (4096 << (round % 4), (client << 20) + (round % 7) * 65536);
+                    let (wanted, place) = (pattern(len, offset, client * 100 + round), u64::try_from(offset).unwrap());
+                    disk.write_all_at(&wanted, place).unwrap();
+                    let mut read = Aligned::filled(len, 0xee);
+                    disk.read_exact_at(&mut read, place).unwrap();
+                    assert!(read[..] == wanted[..], "client {client}, round {round}");
+                }
+            });
+        }
+    });
+    assert_eq!(served.stop(), Ok(Stopped::Handle));
 }
 
 /// A RAM disk that copies by call.

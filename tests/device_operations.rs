@@ -456,7 +456,7 @@ fn nothing_is_left_registered<M: Mode>() {
             });
         }
     });
-    println!("{REQUESTS} requests: {done:?} done, {failed:?} failed");
+    println!("figure: {REQUESTS} requests in {}: {done:?} done, {failed:?} failed", std::any::type_name::<M>());
     assert_eq!(done.into_inner() + failed.into_inner(), REQUESTS);
     assert_eq!(registered_buffers(), 0, "what was registered was given back");
     served.stop().unwrap();
@@ -598,7 +598,7 @@ fn the_tags_of_a_queue_are_served_by_several_threads_where_the_driver_can() {
         device.stop().unwrap();
         servers.into_iter().map(|server| server.join().unwrap()).collect()
     });
-    println!("tags: {tags:?}");
+    println!("figure: tags of two threads: {tags:?}");
     assert!(tags[0].iter().all(|tag| *tag < 4) && tags[1].iter().all(|tag| (4..8).contains(tag)));
     assert!(!tags[0].is_empty() && !tags[1].is_empty());
     assert_eq!(device.delete(), Ok(DeletedId::Free));

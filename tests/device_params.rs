@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use harness::{Aligned, Served, nodes, serve};
+use ublk::mode;
 use ublk::{
     Cache, Checksum, Command, Control, Device, DeviceId, Errno, Error, Features, Integrity, IntegrityFlags, NewDevice,
     Operation, ParamTypes, Params, Request, Sectors, Sent, SharedIndex, SharedMemory, SystemCall, Zones,
@@ -172,7 +173,8 @@ fn parameters_that_the_driver_is_too_old_for_are_named_with_their_first_linux_an
         assert_eq!(nodes(), [""; 0]);
     }
     let integrity = disk().integrity(Integrity::new(8, 512));
-    let added = Device::add(open(), &NewDevice::new().id(HIGH).features(INTEGRITY), &integrity).map(drop);
+    let added =
+        Device::add(open(), &NewDevice::new().id(HIGH).mode::<mode::UserCopy>().integrity(), &integrity).map(drop);
     if offered().contains(Features::INTEGRITY) {
         assert_eq!(added, Ok(()));
     } else {
@@ -301,7 +303,7 @@ fn the_zones_of_a_zoned_device_are_read_back_and_set_again() {
         Zones::new(sectors(8192), sectors(8192)).max_open(16).max_active(16),
         Zones::new(sectors(16), sectors(1)).max_open(2).max_active(3),
     ] {
-        let info = control.add(&NewDevice::new().id(HIGH).features(ZONED)).unwrap();
+        let info = control.add(&NewDevice::new().id(HIGH).mode::<mode::UserCopy>().zoned()).unwrap();
         let params = disk().zoned(zones);
         control.set_params(&info, &params).unwrap();
         let told = control.params(HIGH).unwrap();
@@ -319,7 +321,7 @@ fn the_zones_of_a_zoned_device_are_read_back_and_set_again() {
 fn the_metadata_of_a_device_with_integrity_is_read_back() {
     let mut control = open();
     if !offered().contains(Features::INTEGRITY) {
-        let added = control.add(&NewDevice::new().id(HIGH).features(INTEGRITY));
+        let added = control.add(&NewDevice::new().id(HIGH).mode::<mode::UserCopy>().integrity());
         assert_eq!(added, Err(Error::Unsupported { missing: Features::INTEGRITY, offered: offered() }));
         assert_eq!(Features::INTEGRITY.since(), Some("7.0"));
         assert_eq!(nodes(), [""; 0]);
@@ -332,7 +334,7 @@ fn the_metadata_of_a_device_with_integrity_is_read_back() {
         Integrity::new(64, 512).checksum(Checksum::CRC16_T10DIF, 56).tag_bytes(2).max_segments(3),
         Integrity::new(255, 1024).checksum(Checksum::CRC64_NVME, 239).flags(IntegrityFlags::CAPABLE).tag_bytes(255),
     ] {
-        let info = control.add(&NewDevice::new().id(HIGH).features(INTEGRITY)).unwrap();
+        let info = control.add(&NewDevice::new().id(HIGH).mode::<mode::UserCopy>().integrity()).unwrap();
         control.set_params(&info, &disk().block_bytes(4096).integrity(integrity)).unwrap();
         assert_eq!(control.params(HIGH).unwrap().limits().integrity, Some(integrity));
         control.delete(HIGH).unwrap();

@@ -424,7 +424,7 @@ fn an_append_is_answered_with_its_place_and_found_there_slow() {
     let served = served.unwrap();
     btrfs_keeps_files(&served.block_path());
     let appends = target.appends.load(Ordering::Relaxed);
-    println!("{appends} appends");
+    println!("figure: {appends} appends");
     assert!(appends > 18);
     served.stop().unwrap();
 }

@@ -16,6 +16,11 @@ use ublk_sys::{
 
 use crate::golden::{Golden, rows};
 
+#[path = "texts.rs"]
+mod texts;
+
+pub use texts::GOLDENS;
+
 /// The device of the goldens: no two of its bytes are the same.
 pub const ID: u32 = 0x1234;
 pub const PATH: &str = "/dev/ublkc4660";
@@ -380,40 +385,6 @@ pub fn build(name: &str, run: &Run) -> Built {
         _ => panic!("{name} is not built here yet"),
     }
 }
-
-macro_rules! goldens {
-    ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!($name, ".txt")))),*] };
-}
-
-/// Every golden, with the name of its command.
-pub const GOLDENS: &[(&str, &str)] = goldens![
-    "UBLK_U_CMD_GET_QUEUE_AFFINITY",
-    "UBLK_U_CMD_GET_DEV_INFO",
-    "UBLK_U_CMD_ADD_DEV",
-    "UBLK_U_CMD_DEL_DEV",
-    "UBLK_U_CMD_START_DEV",
-    "UBLK_U_CMD_STOP_DEV",
-    "UBLK_U_CMD_SET_PARAMS",
-    "UBLK_U_CMD_GET_PARAMS",
-    "UBLK_U_CMD_START_USER_RECOVERY",
-    "UBLK_U_CMD_END_USER_RECOVERY",
-    "UBLK_U_CMD_GET_DEV_INFO2",
-    "UBLK_U_CMD_GET_FEATURES",
-    "UBLK_U_CMD_DEL_DEV_ASYNC",
-    "UBLK_U_CMD_UPDATE_SIZE",
-    "UBLK_U_CMD_QUIESCE_DEV",
-    "UBLK_U_CMD_TRY_STOP_DEV",
-    "UBLK_U_CMD_REG_BUF",
-    "UBLK_U_CMD_UNREG_BUF",
-    "UBLK_U_IO_FETCH_REQ",
-    "UBLK_U_IO_COMMIT_AND_FETCH_REQ",
-    "UBLK_U_IO_NEED_GET_DATA",
-    "UBLK_U_IO_REGISTER_IO_BUF",
-    "UBLK_U_IO_UNREGISTER_IO_BUF",
-    "UBLK_U_IO_PREP_IO_CMDS",
-    "UBLK_U_IO_COMMIT_IO_CMDS",
-    "UBLK_U_IO_FETCH_IO_CMDS",
-];
 
 /// The golden of a command.
 pub fn golden(name: &str) -> Golden {

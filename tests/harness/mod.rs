@@ -46,6 +46,21 @@ where
     serve_with(device, params, move |server, live| server.run_events(prepare, target, live))
 }
 
+/// As [`serve_events`], with so many threads.
+pub fn serve_on<P, T, M: Mode>(
+    threads: u16,
+    device: NewDevice<M>,
+    params: Params,
+    prepare: impl Fn(&mut PreparedQueue<M>) -> Result<P, Error> + Send + 'static,
+    target: T,
+) -> Result<Served, Error>
+where
+    P: Send,
+    T: Fn(&P, Event<'_, M>) + Send + Sync + 'static,
+{
+    serve_with(device, params, move |server, live| server.threads(threads).run_events(prepare, target, live))
+}
+
 fn serve_with<M: Mode>(
     device: NewDevice<M>,
     params: Params,
@@ -93,6 +108,15 @@ pub fn quiet_device(depth: u16) -> NewDevice {
     let quiet = Features::NO_AUTO_PART_SCAN;
     let device = NewDevice::new().depth(depth);
     if offered.contains(quiet) { device.features(quiet) } else { device }
+}
+
+/// What a feature cannot be asked for without, or else one that every driver has.
+pub fn needed_by(feature: Features) -> Features {
+    match feature {
+        Features::USER_RECOVERY_FAIL_IO | Features::QUIESCE => Features::USER_RECOVERY,
+        Features::INTEGRITY => Features::USER_COPY,
+        _ => Features::CMD_IOCTL_ENCODE,
+    }
 }
 
 /// The block device, past the page cache: each read and write is a request.

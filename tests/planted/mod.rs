@@ -168,6 +168,41 @@ pub fn drop_capability(capability: libc::c_ulong) {
     assert_eq!(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }, 0);
 }
 
+/// Which way a client's direct I/O goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Bytes of the memory go to the disk.
+    Write,
+    /// Bytes of the disk go to the memory.
+    Read,
+}
+
+/// A client's direct I/O on `disk`, from or to `len` bytes at `start` of a memfd that it has mapped: how many bytes went.
+pub fn direct(
+    disk: &fs::File,
+    at: i64,
+    memory: &ublk::Fd,
+    start: i64,
+    len: usize,
+    way: Direction,
+) -> std::io::Result<usize> {
+    use std::os::fd::AsRawFd;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice replaces none.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, memory.raw(), start) };
+    assert_ne!(mapped, libc::MAP_FAILED);
+    let moved = match way {
+        // SAFETY: the `len` bytes at `mapped` are this function's own; nobody makes references to them.
+        Direction::Write => unsafe { libc::pwrite(disk.as_raw_fd(), mapped, len, at) },
+        // SAFETY: as above.
+        Direction::Read => unsafe { libc::pread(disk.as_raw_fd(), mapped, len, at) },
+    };
+    let failed = std::io::Error::last_os_error();
+    // SAFETY: it was made above, and the I/O on it is over.
+    assert_eq!(unsafe { libc::munmap(mapped, len) }, 0);
+    usize::try_from(moved).map_err(|_| failed)
+}
+
 /// Adds a device as a user without rights may, which this crate does not offer yet.
 pub fn add_unprivileged() -> Result<DeviceId, Errno> {
     let mut info = ublk_sys::ublksrv_ctrl_dev_info::default();

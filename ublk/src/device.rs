@@ -10,13 +10,15 @@ use ublk_sys::UBLK_MAX_NR_QUEUES;
 use crate::char_device::CharDevice;
 use crate::control::{Control, Starting, Stopping};
 use crate::deadline::Deadline;
-use crate::device_info::{DeviceInfo, NewDevice, State};
+use crate::device_info::{DeviceInfo, NewDevice, Shape, State};
 use crate::errno::Errno;
 use crate::error::Error;
+use crate::features::Features;
 use crate::id::QueueId;
 use crate::mode::{self, Mode};
+use crate::overlays::Overlays;
 use crate::params::Params;
-use crate::queue::{Overlays, PreparedQueue};
+use crate::queue::PreparedQueue;
 use crate::syscall::{self, Fd};
 
 /// How long a fresh char device may take to become ours: udev gives the node its owner.
@@ -70,8 +72,7 @@ pub struct Device<M: Mode = mode::Copy> {
     /// The queues that were handed out, a bit each.
     queues: [u64; 64],
     /// Operations of the ring that a request can have under way.
-    operations: u16,
-    overlays: Overlays,
+    shape: Shape,
     mode: PhantomData<M>,
 }
 
@@ -105,10 +106,10 @@ impl<M: Mode> Device<M> {
     pub fn add(mut control: Control, device: &NewDevice<M>, params: &Params) -> Result<Device<M>, Error> {
         // Before anything is sent, so that what is wrong with them leaves no trace.
         params.checked(device.asked_features(), device.asked_max_io_bytes())?;
-        let operations = device.asked_operations();
+        let shape = device.asked_shape(Overlays::of(params));
         let info = control.add(device)?;
-        let (char_device, phase, queues, overlays) = (None, Phase::New, [0; 64], Overlays::of(params));
-        let mut device = Device { control, info, char_device, phase, queues, operations, overlays, mode: PhantomData };
+        let (char_device, phase, queues) = (None, Phase::New, [0; 64]);
+        let mut device = Device { control, info, char_device, phase, queues, shape, mode: PhantomData };
         let char_device = CharDevice::open(info.id(), NODE_PATIENCE)?;
         // The open file pins the id: what is true of it now stays true. Before, it could have become another device's: its
         // parameters would be overwritten, and the buffers made for the wrong size.
@@ -163,7 +164,7 @@ impl<M: Mode> Device<M> {
         if given {
             return invalid("a queue can be had once");
         }
-        let queue = PreparedQueue::new(char_device, &self.info, id, self.operations, self.overlays)?;
+        let queue = PreparedQueue::new(char_device, &self.info, id, self.shape)?;
         if let Some(word) = self.queues.get_mut(index / 64) {
             *word |= bit;
         }
@@ -175,8 +176,12 @@ impl<M: Mode> Device<M> {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`]: the char device was let go. [`Error::System`] with `EMFILE`: no descriptor is left.
+    /// [`Error::Invalid`]: the char device was let go; or its requests come in batches, so that whoever has it could have the driver
+    /// write to any address of this process. [`Error::System`] with `EMFILE`: no descriptor is left.
     pub fn char_device(&self) -> Result<Fd, Error> {
+        if self.info.features().contains(Features::BATCH_IO) {
+            return Err(Error::Invalid { what: "a device whose requests come in batches is served by who added it" });
+        }
         self.char_device.as_ref().ok_or(Error::Invalid { what: "the char device was let go" })?.duplicate()
     }
 

@@ -13,9 +13,20 @@ use crate::error::Error;
 use crate::features::Features;
 use crate::id::DeviceId;
 use crate::mode::{self, Mode, UserCopied};
+use crate::overlays::Overlays;
 
 /// The most operations of the ring that a request can have under way at once.
 pub(crate) const MAX_OPERATIONS: u16 = 64;
+
+/// What the queues of a device are to have, as it was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shape {
+    /// Operations of the ring that a request can have under way at once.
+    pub(crate) operations: u16,
+    /// How many buffers a queue has that chooses them; one for each tag unless said.
+    pub(crate) buffers: Option<u16>,
+    pub(crate) overlays: Overlays,
+}
 
 /// Bytes of an I/O descriptor, where nothing else was asked for.
 const DESCRIPTOR_BYTES: u16 = 24;
@@ -194,6 +205,7 @@ pub struct NewDevice<M: Mode = mode::Copy> {
     /// Those that go with a mode.
     overlays: Features,
     operations: u16,
+    buffers: Option<u16>,
     mode: PhantomData<M>,
 }
 
@@ -217,6 +229,7 @@ impl NewDevice {
             features: Features::NONE,
             overlays: Features::NONE,
             operations: 0,
+            buffers: None,
             mode: PhantomData,
         }
     }
@@ -232,8 +245,9 @@ impl<M: Mode> NewDevice<M> {
     /// ```
     pub const fn mode<N: Mode>(self) -> NewDevice<N> {
         let NewDevice { id, queues, depth, max_io_bytes, descriptor_bytes, features, overlays, operations, .. } = self;
+        let buffers = self.buffers;
         let mode = PhantomData;
-        NewDevice { id, queues, depth, max_io_bytes, descriptor_bytes, features, overlays, operations, mode }
+        NewDevice { id, queues, depth, max_io_bytes, descriptor_bytes, features, overlays, operations, buffers, mode }
     }
 
     /// Operations of the queue's ring that a request can have under way at once, 0 to 64: see [`Operations`](crate::Operations).
@@ -288,6 +302,15 @@ impl<M: Mode> NewDevice<M> {
         self
     }
 
+    /// Has the requests come in batches: one completion brings many, and one command answers many. Threads and queues may then be of
+    /// any number: see [`PreparedQueue::share`](crate::PreparedQueue::share).
+    ///
+    /// Since Linux 7.0 (`UBLK_F_BATCH_IO`). The driver does not give `UBLK_F_PER_IO_DAEMON` with it.
+    pub const fn batch(mut self) -> NewDevice<M> {
+        self.features = self.features.union(Features::BATCH_IO);
+        self
+    }
+
     pub(crate) const fn asked_features(&self) -> Features {
         let features = self.features.union(self.overlays).union(M::FEATURES);
         match self.descriptor_bytes {
@@ -296,8 +319,8 @@ impl<M: Mode> NewDevice<M> {
         }
     }
 
-    pub(crate) const fn asked_operations(&self) -> u16 {
-        self.operations
+    pub(crate) const fn asked_shape(&self, overlays: Overlays) -> Shape {
+        Shape { operations: self.operations, buffers: self.buffers, overlays }
     }
 
     pub(crate) const fn asked_max_io_bytes(&self) -> u32 {
@@ -338,6 +361,13 @@ impl<M: Mode> NewDevice<M> {
         if !mode::is_of::<M>(features) {
             return invalid("how data travels is said by NewDevice::mode, and not by a feature");
         }
+        if self.buffers.is_some_and(|buffers| !(1..=self.depth).contains(&buffers)) {
+            return invalid("a queue has at least one buffer, and at most one for each tag");
+        }
+        // The driver's queue of tags to be fetched has no size of 1.
+        if self.features.contains(Features::BATCH_IO) && self.depth < 2 {
+            return invalid("a queue whose requests come in batches has a depth of at least 2");
+        }
         if self.operations > MAX_OPERATIONS {
             return invalid("a request has at most 64 operations of the ring under way");
         }
@@ -377,6 +407,16 @@ impl<M: UserCopied> NewDevice<M> {
     }
 }
 
+impl NewDevice<mode::GetData> {
+    /// How many buffers each queue has, 1 to its depth: one for each tag unless set.
+    ///
+    /// Memory is taken for as many requests at once as there are buffers, however deep the queue is.
+    pub const fn buffers(mut self, buffers: u16) -> NewDevice<mode::GetData> {
+        self.buffers = Some(buffers);
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::NewDevice;
@@ -402,6 +442,7 @@ mod tests {
             NewDevice::new().max_io_bytes((32 << 20) + 1),
             NewDevice::new().id(DeviceId::new(1 << 20)),
             NewDevice::new().features(Features::UNPRIVILEGED_DEV),
+            NewDevice::new().depth(1).batch(),
             NewDevice::new().descriptor_bytes(16),
             NewDevice::new().descriptor_bytes(28),
             NewDevice::new().descriptor_bytes(264),

@@ -268,6 +268,15 @@ mod tests {
     }
 
     #[test]
+    fn what_elements_can_have_wrong_is_no_cause_of_a_command_without_them() {
+        for command in [Command::FETCH_REQ, Command::FETCH_IO_CMDS, Command::REGISTER_IO_BUF] {
+            let (mut sqe, _) = add_dev();
+            sqe[8..12].copy_from_slice(&command.raw().to_ne_bytes());
+            assert!(!ids(&sqe, Some(22), &[]).contains(&"batch.tag"), "{command:?}");
+        }
+    }
+
+    #[test]
     fn the_first_of_several_faults_is_the_one_that_the_kernel_meets_first() {
         let (mut sqe, mut info) = add_dev();
         (sqe[0], sqe[52], info[2]) = (51, 0, 0);

@@ -53,7 +53,7 @@ pub enum Error {
         command: Command,
         /// The queue it was sent on.
         queue: QueueId,
-        /// The tag it was for.
+        /// The tag it was for; 0 where it was for the whole queue.
         tag: Tag,
         /// The driver's answer.
         errno: Errno,
@@ -293,7 +293,7 @@ pub enum SystemCall {
     /// not do this.
     RegisterFiles,
     /// `io_uring_register(2)` with `IORING_REGISTER_FILES_UPDATE`. `ENXIO`: the ring has no table of files. `EINVAL`: the slot is
-    /// past its end. `EBADF`: the descriptor is that of a ring. `ENOMEM`: no memory.
+    /// past its end. `EOVERFLOW`: it is the last that 32 bits can name. `EBADF`: the descriptor is that of a ring. `ENOMEM`: no memory.
     UpdateFiles,
     /// `io_uring_register(2)` with `IORING_REGISTER_BUFFERS2`. `EINVAL`: no slots at all, or more than 16,384. `EBUSY`: the ring has a
     /// table of buffers. `ENOMEM`: no memory.

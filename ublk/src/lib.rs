@@ -152,8 +152,7 @@
 //!   whose own memory could be paged out to its own disk has to do that itself.
 //! - A process that has a device, a queue or a request must not `fork`, other than to `exec` (`std::process::Command` does both):
 //!   the child would get no mapping, but the descriptors, and hold the device's id and the answers of requests until it ends.
-//! - It serves devices whose data goes through the server's buffers (copy mode). It does not recover, resize or quiesce
-//!   devices, and serves none of the other data modes yet.
+//! - It does not recover, resize or quiesce devices yet. How data travels is the [`mode`] of a device.
 //! - It needs a 64-bit Linux 6.5, and is tested on 6.12 and 7.3.
 #![no_std]
 #![warn(clippy::alloc_instead_of_core, clippy::std_instead_of_core)]
@@ -187,6 +186,7 @@ mod golden;
 mod id;
 mod mapping;
 pub mod mode;
+mod overlays;
 mod params;
 mod poll;
 mod queue;
@@ -213,7 +213,7 @@ pub use params::{
 pub use poll::poll;
 pub use queue::{
     Answered, Completed, DetachedRequest, Event, Operation, Operations, PreparedQueue, Queue, ReadCursor, Request,
-    RequestFlags, RingFile,
+    RequestFlags, RingFile, SharedPlace,
 };
 pub use ring::Wake;
 #[cfg(feature = "std")]

@@ -6,7 +6,7 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use ublk_sys::{ublk_params, ublk_shmem_buf_reg, ublksrv_ctrl_dev_info, ublksrv_io_desc};
+use ublk_sys::{io_uring_sqe, ublk_params, ublk_shmem_buf_reg, ublksrv_ctrl_dev_info, ublksrv_io_desc};
 
 use crate::error::{Error, SystemCall};
 use crate::syscall::{self, Access, Fd};
@@ -47,6 +47,10 @@ unsafe impl Plain for u16 {}
 unsafe impl Plain for u32 {}
 // SAFETY: an integer.
 unsafe impl Plain for u64 {}
+// SAFETY: integers, one behind the other.
+unsafe impl<const N: usize> Plain for [u64; N] {}
+// SAFETY: integers only, and assert_layout! in ublk-sys shows that they fill the struct.
+unsafe impl Plain for io_uring_sqe {}
 // SAFETY: integers only, and assert_layout! in ublk-sys shows that they fill the struct.
 unsafe impl Plain for ublksrv_ctrl_dev_info {}
 // SAFETY: integers only, and assert_layout! in ublk-sys shows that they fill the struct.

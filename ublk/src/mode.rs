@@ -3,7 +3,8 @@
 //!
 //! | mode | kernel | what a request gives |
 //! |---|---|---|
-//! | [`Copy`] | 6.0 | the tag's buffer: a slice of a WRITE, a cursor for a READ; operations of the ring on it |
+//! | [`Copy`](enum@Copy) | 6.0 | the tag's buffer: a slice of a WRITE, a cursor for a READ; operations of the ring on it |
+//! | [`GetData`] | 6.0 | the same, in a buffer that the queue chooses when a request needs one: it can have fewer than tags |
 //! | [`UserCopy`] | 6.5 | [`read_at`](crate::Request::read_at) and [`write_at`](crate::Request::write_at) into the request; operations of the ring, through the tag's buffer |
 //! | [`ZeroCopy`] | 6.15 | operations of the ring on the client's own pages, registered by a command; `read_at` and `write_at` beside them |
 //! | [`AutoRegister`] | 6.16 | the same, registered by the driver before the request is delivered |
@@ -61,6 +62,14 @@ pub trait Buffered: Mode {}
 /// [zones](crate::NewDevice::zoned) and [metadata](crate::NewDevice::integrity).
 pub trait UserCopied: Mode {}
 
+/// The data of a request is in a buffer of the server's, which the queue chooses when the request needs one: it can have fewer buffers
+/// than tags ([`NewDevice::buffers`](crate::NewDevice::buffers)). The driver copies as in [`Copy`](enum@Copy), and is asked to by a command of
+/// its own for each WRITE (`UBLK_F_NEED_GET_DATA`).
+///
+/// Since Linux 6.0. A queue whose buffers are all in use holds back what it has, until a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GetData {}
+
 /// Operations of the ring move data through a buffer of the tag, so that sockets can be read and written too.
 pub trait ThroughBuffer: Mode {}
 
@@ -89,22 +98,26 @@ pub enum ZeroCopy {}
 pub enum AutoRegister {}
 
 static_assertions::assert_impl_all!(Copy: Send, Sync);
+static_assertions::assert_impl_all!(GetData: Send, Sync);
 static_assertions::assert_impl_all!(UserCopy: Send, Sync);
 static_assertions::assert_impl_all!(ZeroCopy: Send, Sync);
 static_assertions::assert_impl_all!(AutoRegister: Send, Sync);
 
 impl Mode for Copy {}
+impl Mode for GetData {}
 impl Mode for UserCopy {}
 impl Mode for ZeroCopy {}
 impl Mode for AutoRegister {}
 
 impl Buffered for Copy {}
+impl Buffered for GetData {}
 
 impl UserCopied for UserCopy {}
 impl UserCopied for ZeroCopy {}
 impl UserCopied for AutoRegister {}
 
 impl ThroughBuffer for Copy {}
+impl ThroughBuffer for GetData {}
 impl ThroughBuffer for UserCopy {}
 
 /// Features that say how data travels: a device has those of its mode, and no other of these.
@@ -117,13 +130,15 @@ pub(crate) fn is_of<M: Mode>(features: Features) -> bool {
 }
 
 pub(crate) mod sealed {
-    use super::{AutoRegister, Copy, Features, UserCopy, ZeroCopy};
+    use super::{AutoRegister, Copy, Features, GetData, UserCopy, ZeroCopy};
 
     /// Where the driver has the data of a request that it delivers.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Data {
         /// In the tag's buffer, whose address goes with every command.
         Buffer,
+        /// In a buffer that is chosen when it comes.
+        Chosen,
         /// To be copied by call.
         UserCopy,
         /// To be copied by call, or registered by a command.
@@ -139,9 +154,21 @@ pub(crate) mod sealed {
         const DATA: Data;
     }
 
+    impl Data {
+        /// Whether the driver copies between the client's pages and a buffer of the server's.
+        pub const fn is_in_buffer(self) -> bool {
+            matches!(self, Data::Buffer | Data::Chosen)
+        }
+    }
+
     impl Sealed for Copy {
         const FEATURES: Features = Features::NONE;
         const DATA: Data = Data::Buffer;
+    }
+
+    impl Sealed for GetData {
+        const FEATURES: Features = Features::NEED_GET_DATA;
+        const DATA: Data = Data::Chosen;
     }
 
     impl Sealed for UserCopy {

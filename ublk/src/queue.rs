@@ -12,6 +12,9 @@
 //! tag is in flight, or an operation that names it, and to the [`Request`] otherwise. No call of this module takes an address from
 //! outside.
 //!
+//! Where requests come in batches ([`NewDevice::batch`](crate::NewDevice::batch)) the same types serve them: one completion brings
+//! many requests, and one command takes all answers since the last wait. A queue may then be [shared](PreparedQueue::share) among threads.
+//!
 //! What the kernel would answer with corrupted memory does not compile. Each of these stands beside one that does, and differs in a
 //! line. A queue stays with the thread that fetched it; before that it may be sent:
 //!
@@ -223,17 +226,20 @@
 #![expect(unsafe_code, reason = "names buffers in commands and lends them to requests; Invariants Q1 and Q2 say when")]
 
 mod atomic;
+mod batch;
 mod descriptors;
 mod mailbox;
 mod memory;
 mod operating;
 mod operations;
-mod overlays;
+mod pool;
 mod protection;
 mod references;
 mod request;
+mod shares;
 mod table;
 mod tag_set;
+mod turn;
 mod user_copy;
 mod zoned;
 
@@ -245,41 +251,44 @@ use core::task::Poll;
 use core::time::Duration;
 
 use ublk_sys::{
-    IORING_CQE_F_MORE, UBLK_AUTO_BUF_REG_FALLBACK, UBLK_IO_RES_ABORT, UBLK_IO_RES_OK, UBLK_MAX_QUEUE_DEPTH,
-    ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublksrv_io_cmd, ublksrv_io_desc,
+    IORING_CQE_F_MORE, UBLK_AUTO_BUF_REG_FALLBACK, UBLK_IO_RES_ABORT, UBLK_IO_RES_NEED_GET_DATA, UBLK_IO_RES_OK,
+    UBLK_MAX_QUEUE_DEPTH, ublk_auto_buf_reg, ublk_auto_buf_reg_to_sqe_addr, ublk_batch_io, ublksrv_io_cmd,
+    ublksrv_io_desc,
 };
 
-pub(crate) use overlays::Overlays;
-
 pub use operations::{Completed, Operations, RingFile};
-pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags};
+pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
 
 use crate::char_device::CharDevice;
-use crate::device_info::DeviceInfo;
+use crate::device_info::{DeviceInfo, Shape};
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent, SystemCall};
 use crate::features::Features;
 use crate::id::{QueueId, Tag};
 use crate::mode::{self, Data, Mode};
+use crate::overlays::Overlays;
 use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
 use crate::syscall::{self, Fd};
 use crate::units::{Sectors, usize_from};
+use batch::{Batch, Elements, Form, Piece, PreparedBatch};
 use descriptors::Descriptors;
 use mailbox::{Letter, LetterBox};
 use memory::{Memory, TagBuffer};
 use operating::OPERATION_BIT;
+use pool::Pool;
 use request::{Held, Moved, Work, failed};
+use shares::{SHARED, Shares};
 use table::{Mark, Table};
 use tag_set::TagSet;
-
-/// Features whose devices are served in another way.
-const NOT_SERVED: [Features; 2] = [Features::BATCH_IO, Features::SHMEM_ZC];
 
 /// Files that a queue's ring has room for.
 const FILES: u32 = 64;
 
 /// User data of a command is its tag, with this bit where it is a commit and not the first fetch.
 const COMMIT_BIT: u64 = 1 << 16;
+
+/// And with this one where it asks for the data of a WRITE.
+const GET_DATA_BIT: u64 = 1 << 17;
 
 /// User data of the poll of [`Queue::wake_on`].
 const WAKE_USER_DATA: u64 = 1 << 32;
@@ -297,17 +306,28 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     id: QueueId,
     info: DeviceInfo,
     tags: Range<u16>,
-    operations: u16,
+    shape: Shape,
     ring: DisabledRing,
     /// How many files the ring has, where it has a table of them.
     files: Option<u32>,
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
+    shares: Option<Shares>,
+    pool: Option<Pool>,
     largest: usize,
-    overlays: Overlays,
     char_device: Fd,
+    /// In the batch transport.
+    batch: Option<PreparedBatch>,
     mode: PhantomData<M>,
+}
+
+/// What of a queue a thread is to have.
+enum Part {
+    /// These tags, with buffers for them.
+    Tags(Range<u16>),
+    /// Whichever tags come, with these buffers.
+    Shared(Memory),
 }
 
 static_assertions::assert_impl_all!(PreparedQueue: Send);
@@ -329,7 +349,8 @@ impl PreparedQueue {
     ///
     /// # Errors
     ///
-    /// - [`Error::Invalid`]: the device has no such queue, or moves data in another way.
+    /// - [`Error::Invalid`]: the device has no such queue, or moves data in another way; or its requests come in batches: whoever else
+    ///   has its char device could have the driver write to any address of this process.
     /// - [`Error::System`]: `EINVAL` from [`MmapDescriptors`](SystemCall::MmapDescriptors) where `info` is another device's, or
     ///   another process has mapped a queue of this one; `ENODEV` where the descriptor is not a char device's of ublk; `ENOMEM`
     ///   from [`MmapAnonymous`](SystemCall::MmapAnonymous) where the address space is limited, or `vm.overcommit_memory` is 2.
@@ -340,12 +361,17 @@ impl PreparedQueue {
     pub fn adopt(char_device: Fd, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
         // `max_io_buf_bytes` has 32 bits, is a whole number of pages, and bounds the largest request.
         const LARGEST: usize = usize_from(u32::MAX - 0xfff);
-        PreparedQueue::with_buffers(char_device, info, id, LARGEST, 0, Overlays::default(), 0..info.depth())
+        if info.features().contains(Features::BATCH_IO) {
+            // No tag has a daemon then, and a commit says where the next request's data goes.
+            return Err(Error::Invalid { what: "a device whose requests come in batches is served by who added it" });
+        }
+        let tags = 0..info.depth();
+        PreparedQueue::with_buffers(char_device, info, id, LARGEST, Shape::default(), Part::Tags(tags))
     }
 }
 
 impl<M: Mode> PreparedQueue<M> {
-    /// Makes the ring and maps the descriptors and the buffers of one queue, with room for `operations` of each request.
+    /// Makes the ring and maps the descriptors and the buffers of one queue.
     ///
     /// `info` is what the driver answered to the command that made the device of `char_device`. Nobody but
     /// [`Device`](crate::Device) can say so, which is why this is not public: with the buffers of another device's size
@@ -354,11 +380,51 @@ impl<M: Mode> PreparedQueue<M> {
         char_device: &CharDevice,
         info: &DeviceInfo,
         id: QueueId,
-        operations: u16,
-        overlays: Overlays,
+        shape: Shape,
     ) -> Result<PreparedQueue<M>, Error> {
-        let (largest, tags) = (usize_from(info.max_io_bytes()), 0..info.depth());
-        PreparedQueue::with_buffers(char_device.duplicate()?, info, id, largest, operations, overlays, tags)
+        let (largest, tags) = (usize_from(info.max_io_bytes()), Part::Tags(0..info.depth()));
+        let char_device = char_device.duplicate()?;
+        let queue = PreparedQueue::with_buffers(char_device, info, id, largest, shape, tags)?;
+        if let Some(batch) = &queue.batch {
+            batch.prepare(&queue.char_device, id, |tag| match M::DATA {
+                Data::Buffer => queue.memory.buffer_address(tag),
+                _ => Some(0),
+            })?;
+        }
+        Ok(queue)
+    }
+
+    /// The same queue for another thread, which serves it too: with a ring of its own, and the same buffers. For a device whose requests
+    /// come in batches ([`NewDevice::batch`](crate::NewDevice::batch)).
+    ///
+    /// The driver gives each request to one of them. Threads take turns: one gets the requests that come until it has had an eighth of
+    /// the queue's depth, unless [`fetch_room`](PreparedQueue::fetch_room) says otherwise. Files are registered with each ring.
+    ///
+    /// All of them serve until their queue [is finished](Queue::is_finished). Where one is dropped earlier, the driver gives up the whole
+    /// device as soon as it notices: every further request fails, and those that went to that one fail when the char device is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: requests of this device come one by one, each to the thread that fetched its tag. [`Error::System`]: as for
+    /// [`Device::queue`](crate::Device::queue).
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.0.
+    pub fn share(&mut self) -> Result<PreparedQueue<M>, Error> {
+        let alone = Error::Invalid { what: "a queue is served by several threads where its requests come in batches" };
+        self.batch.as_mut().ok_or(alone)?.is_shared = true;
+        let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
+        let (info, largest, all) = (&self.info, self.largest, Part::Shared(self.memory.beside()?));
+        PreparedQueue::with_buffers(char_device, info, self.id, largest, self.shape, all)
+    }
+
+    /// How many requests come to this thread before a fetch is to be sent again: in batches, 2048 unless set, or an eighth of the
+    /// depth where the queue is [shared](PreparedQueue::share). At least 1. It is without effect where requests come one by one.
+    pub fn fetch_room(&mut self, requests: u16) {
+        if let Some(batch) = &mut self.batch {
+            batch.room = Some(requests);
+        }
     }
 
     fn with_buffers(
@@ -366,10 +432,10 @@ impl<M: Mode> PreparedQueue<M> {
         info: &DeviceInfo,
         id: QueueId,
         largest: usize,
-        operations: u16,
-        overlays: Overlays,
-        tags: Range<u16>,
+        shape: Shape,
+        part: Part,
     ) -> Result<PreparedQueue<M>, Error> {
+        let Shape { operations, buffers, .. } = shape;
         let invalid = |what| Err(Error::Invalid { what });
         if id.raw() >= info.queues() {
             return invalid("a queue's number is below the number of the device's queues");
@@ -378,40 +444,50 @@ impl<M: Mode> PreparedQueue<M> {
         if !(1..=UBLK_MAX_QUEUE_DEPTH).contains(&depth) {
             return invalid("a queue has a depth of 1 to 4096");
         }
-        let is_served = NOT_SERVED.iter().all(|feature| !info.features().contains(*feature));
-        if !mode::is_of::<M>(info.features()) || !is_served {
+        let shares = info.features().contains(Features::SHMEM_ZC);
+        if !mode::is_of::<M>(info.features()) {
             return invalid("this device moves data in another way than the mode that its queue was asked for");
         }
         let registers = matches!(M::DATA, Data::ByCommand | Data::Registered);
         let buffer_len = match M::DATA {
-            Data::Buffer => largest,
+            Data::Buffer | Data::Chosen => largest,
             Data::UserCopy | Data::Registered if operations > 0 => largest,
             Data::UserCopy | Data::Registered | Data::ByCommand => 0,
         };
         // A tag has one command staged or in flight, or its request's operations, with one that registers before them and one
         // that gives back before its commit. Two more are the polls that wake the queue.
         let per_tag = 1 + u32::from(operations) + if registers { 2 } else { 0 };
+        let (tags, shared) = match part {
+            Part::Tags(tags) => (tags, None),
+            Part::Shared(memory) => (0..depth, Some(memory)),
+        };
         let count = u32::try_from(tags.len()).unwrap_or(depth.into());
-        let all = count * per_tag + 2;
+        // So are, in batches, two fetches and a commit.
+        let all = count * per_tag + 5;
         // What does not fit at once is submitted in between, and completions that do not fit are kept by the kernel.
         let submissions = all.min(SUBMISSIONS).max(count + 2);
         let ring = Ring::local(submissions, all.min(COMPLETIONS).max(submissions))?;
-        if registers {
-            ring.register_buffers(depth.into())?;
+        if registers || shares {
+            ring.register_buffers(u32::from(depth) + if shares { SHARED } else { 0 })?;
         }
+        let in_batches = info.features().contains(Features::BATCH_IO);
+        let form = Form::of::<M>(info.features());
+        let batch = if in_batches { Some(PreparedBatch::map(depth, form, shared.is_some())?) } else { None };
         Ok(PreparedQueue {
             id,
             info: *info,
             tags,
-            operations,
+            shape,
             ring,
             files: None,
             descriptors: Descriptors::map(&char_device, info, id)?,
-            memory: Memory::map(depth, buffer_len)?,
+            memory: shared.map_or_else(|| Memory::map(depth, buffer_len), Ok)?,
             table: Table::map(depth, operations)?,
+            shares: if shares { Some(Shares::map()?) } else { None },
+            pool: if M::DATA == Data::Chosen { Some(Pool::map(buffers.unwrap_or(depth).min(depth))?) } else { None },
             largest,
-            overlays,
             char_device,
+            batch,
             mode: PhantomData,
         })
     }
@@ -438,9 +514,8 @@ impl<M: Mode> PreparedQueue<M> {
         let start = self.tags.end.checked_sub(count).filter(|start| count > 0 && *start > self.tags.start);
         let start = start.ok_or(Error::Invalid { what: "a queue is split so that both parts have tags" })?;
         let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
-        let (info, largest, tags) = (&self.info, self.largest, start..self.tags.end);
-        let (operations, overlays) = (self.operations, self.overlays);
-        let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, operations, overlays, tags)?;
+        let (info, largest, tags) = (&self.info, self.largest, Part::Tags(start..self.tags.end));
+        let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, self.shape, tags)?;
         self.tags.end = start;
         Ok(part)
     }
@@ -475,7 +550,7 @@ impl<M: Mode> PreparedQueue<M> {
         self.files = Some(index);
         self.ring.set_file(index, file)?;
         self.files = Some(index + 1);
-        Ok(RingFile { queue: self.id, index })
+        Ok(RingFile { ring: self.ring.fd().raw(), index })
     }
 
     /// The queue's number.
@@ -484,7 +559,8 @@ impl<M: Mode> PreparedQueue<M> {
         self.id
     }
 
-    /// Makes the calling thread the daemon of every tag of the queue, by fetching each.
+    /// Makes the calling thread the daemon of every tag of the queue, by fetching each. In batches there are no daemons: it is one of the
+    /// threads that requests go to.
     ///
     /// When every queue of the device has returned from this, the device can be started. The driver does not notice that one was
     /// dropped meanwhile. A daemon that ends leaves its requests unanswered until the whole server lets go of the char device.
@@ -500,22 +576,32 @@ impl<M: Mode> PreparedQueue<M> {
     /// Since Linux 6.0. `UBLK_U_IO_FETCH_REQ`, `ublk_fetch()`.
     pub fn fetch(self) -> Result<Queue<M>, Error> {
         let ring = self.ring.enable()?;
+        let batch = self.batch.map(|batch| batch.on(&ring)).transpose()?;
+        let in_batches = batch.is_some();
         let queue = Queue {
             ring_fd: ring.fd().raw(),
-            state: RefCell::new(State::over(ring)),
+            state: RefCell::new(State::over(ring, batch)),
             unanswered: Cell::new(0),
             descriptors: self.descriptors,
             memory: self.memory,
             table: self.table,
+            shares: self.shares,
+            pool: self.pool,
+            places: places::<M>(self.info.features()),
+            depth: self.info.depth(),
             largest: self.largest,
-            overlays: self.overlays,
+            overlays: self.shape.overlays,
             char_device: self.char_device,
             id: self.id,
             mode: self.mode,
         };
         let mut state = queue.state()?;
-        for tag in self.tags.map(Tag::new) {
-            queue.stage(&mut state, Command::FETCH_REQ, tag, 0)?;
+        if in_batches {
+            queue.send_batch(&mut state)?;
+        } else {
+            for tag in self.tags.map(Tag::new) {
+                queue.stage(&mut state, Command::FETCH_REQ, tag, 0)?;
+            }
         }
         state.ring.submit()?;
         drop(state);
@@ -536,17 +622,29 @@ impl<M: Mode> PreparedQueue<M> {
 /// excludes that. Linux 7.3 fails such requests. A queue that is forgotten (`mem::forget`) holds its device until the process ends.
 ///
 /// Invariant Q1: a tag is in `in_flight` from before its command is staged until the command's completion was taken.
-/// Its buffer is then the kernel's. The buffers are unmapped only while `in_flight` is empty.
+/// Its buffer is then the kernel's. So it is while the tag is operating: from before the first of a request's operations is staged
+/// until the completion of the last was taken. The buffers are unmapped only while `in_flight` is empty and no tag is operating.
 ///
 /// Invariant Q2: a tag is in `owned` from the completion that delivers its request until the answer is staged. For each
-/// there is at most one [`Request`] or [`DetachedRequest`], made when the tag came into `owned`; answering consumes it. No
-/// tag is in both sets. A tag is in `detached` too from when its request was detached until the answer is staged.
+/// there is at most one [`Request`] (or [`Operations`] or [`Completed`], which hold one) or [`DetachedRequest`], made when the tag
+/// came into `owned`; answering consumes it. So does starting its operations, and while the tag is operating there is none: it is made
+/// again, once, when the tag comes out of `completed`. No tag is in both sets. A tag is in `detached` too from when its request was detached until the answer is staged.
+///
+/// Invariant Q3: in batches a fetch takes the place of `in_flight`. The buffers of all threads that serve the queue are unmapped only
+/// if none ended with a fetch or a commit in flight, and of these threads one has a tag in `owned`: the one that has its turn.
 pub struct Queue<M: Mode = mode::Copy> {
     state: RefCell<State>,
     unanswered: Cell<u64>,
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
+    /// The memory that operations can name; `None` for a device without it.
+    shares: Option<Shares>,
+    /// The buffers of a queue that chooses them.
+    pool: Option<Pool>,
+    /// Where else the device's requests can have their data.
+    places: RequestFlags,
+    depth: u16,
     /// Bytes of the device's largest request.
     largest: usize,
     overlays: Overlays,
@@ -556,6 +654,8 @@ pub struct Queue<M: Mode = mode::Copy> {
     id: QueueId,
     mode: PhantomData<M>,
 }
+
+static_assertions::assert_not_impl_any!(Event<'static>: Send, Sync);
 
 /// Something that a queue has to say.
 #[derive(Debug)]
@@ -584,6 +684,8 @@ struct State {
     /// The tags in `owned` whose requests are READs.
     reads: TagSet,
     answered: Answered,
+    /// In the batch transport, what takes the place of `in_flight`.
+    batch: Option<Batch>,
     wake: Wakeup,
     /// Whether the ring polls the mailbox's bell.
     bell_polled: bool,
@@ -646,10 +748,18 @@ impl<M: Mode> Queue<M> {
         if !state.owned.is_empty() {
             self.note_held(&mut state);
         }
-        match state.fault {
-            Some(fault) => Err(fault),
-            None => state.ring.submit_and_wait(timeout),
+        if let Some(fault) = state.fault {
+            return Err(fault);
         }
+        self.serve_waiting(&mut state)?;
+        let has_ready = self.pool.as_ref().is_some_and(Pool::has_ready);
+        let count = if has_ready { 0 } else { self.send_batch(&mut state)? };
+        let wake = state.ring.submit_and_wait_for(count, timeout)?;
+        if let Some(pool) = self.pool.as_ref().filter(|_| state.ring.staged() == 0) {
+            pool.release();
+        }
+        // There is a request already: its buffer has come, or it is one of a batch that is not used up.
+        Ok(if count == 0 { Wake::Completions } else { wake })
     }
 
     /// Takes the next request that was delivered, if there is one. It makes no system call.
@@ -750,22 +860,79 @@ impl<M: Mode> Queue<M> {
 
     /// What a descriptor of this queue says; `Err` with the name and the value of what in it cannot be true.
     fn work(&self, descriptor: &ublksrv_io_desc) -> Result<Work, (&'static str, u64)> {
-        Work::read(descriptor, self.largest, M::DATA == Data::Registered, self.overlays)
+        Work::read(descriptor, self.largest, self.places, self.overlays)
     }
 
     fn overlays(&self) -> Overlays {
         self.overlays
     }
 
-    /// The tag's buffer as far as it is the request's data: in copy mode.
+    /// The tag's buffer as far as it is the request's data: in copy mode, if that is not in shared memory.
     ///
     /// # Safety
     ///
     /// As for [`Memory::lend`].
-    unsafe fn lend_to_request(&self, tag: Tag, work: &Work) -> Option<TagBuffer> {
-        let len = if M::DATA == Data::Buffer { work.data_len() } else { 0 };
-        // SAFETY: the caller promises what it takes.
-        unsafe { self.memory.lend(tag, len) }
+    unsafe fn lend_to_request(&self, tag: Tag, work: &Work, shared: Option<SharedPlace>) -> Option<TagBuffer> {
+        let len = if M::DATA.is_in_buffer() && shared.is_none() { work.data_len() } else { 0 };
+        if len == 0 {
+            return Some(TagBuffer::empty());
+        }
+        // SAFETY: the caller promises what it takes. A buffer that was chosen is this tag's alone from then to the commit.
+        unsafe { self.memory.lend(self.buffer_of(tag)?, len) }
+    }
+
+    /// Which of the queue's buffers is the tag's.
+    fn buffer_of(&self, tag: Tag) -> Option<Tag> {
+        if M::DATA == Data::Chosen { self.table.buffer(tag) } else { Some(tag) }
+    }
+
+    /// Where the kernel finds the tag's buffer.
+    fn buffer_address(&self, tag: Tag) -> Result<u64, Error> {
+        self.buffer_of(tag).and_then(|buffer| self.memory.buffer_address(buffer)).ok_or(NO_TAG)
+    }
+
+    /// Has a request go on that needs a buffer, or wait for one. Whether it can be delivered.
+    fn choose(&self, state: &mut State, pool: &Pool, tag: Tag) -> Result<bool, Error> {
+        if self.table.buffer(tag).is_some() {
+            return Ok(true);
+        }
+        let descriptor = self.descriptors.read(tag).ok_or(NO_TAG)?;
+        // What is not believed is refused where it is delivered.
+        if !self.work(&descriptor).is_ok_and(|work| work.has_data()) {
+            return Ok(true);
+        }
+        let Some(buffer) = pool.take() else {
+            pool.wait(tag);
+            return Ok(false);
+        };
+        self.go_on(state, tag, buffer)
+    }
+
+    /// Gives a buffer to a request that needs one. Whether it can be delivered: a WRITE has its data fetched first.
+    fn go_on(&self, state: &mut State, tag: Tag, buffer: Tag) -> Result<bool, Error> {
+        self.table.set_buffer(tag, Some(buffer));
+        let descriptor = self.descriptors.read(tag).ok_or(NO_TAG)?;
+        if self.work(&descriptor).is_ok_and(|work| work.operation == Operation::READ) {
+            return Ok(true);
+        }
+        state.owned.remove(tag);
+        self.stage(state, Command::NEED_GET_DATA, tag, 0)?;
+        Ok(false)
+    }
+
+    /// Gives buffers that are free to requests that wait. What was answered is submitted first where that makes some free.
+    fn serve_waiting(&self, state: &mut State) -> Result<(), Error> {
+        let Some(pool) = &self.pool else { return Ok(()) };
+        if pool.is_starved() {
+            state.ring.submit()?;
+            pool.release();
+        }
+        while let Some((tag, buffer)) = pool.serve() {
+            if self.go_on(state, tag, buffer)? {
+                pool.make_ready(tag);
+            }
+        }
+        Ok(())
     }
 
     /// The request of a tag that `next_delivery` has just returned; `Err` with the name and the value of what in its
@@ -774,10 +941,11 @@ impl<M: Mode> Queue<M> {
         let outside = ("tag", tag.raw().into());
         let descriptor = self.descriptors.read(tag).ok_or(outside)?;
         let work = self.work(&descriptor)?;
+        let shared = if work.has_data() { SharedPlace::of(work.flags, descriptor.addr) } else { None };
         // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in flight (Q1),
         // and none is staged before the token of this request is answered, which consumes it: this TagBuffer is not used any
         // more then. Nor is any other of the tag (Q2). The token borrows this queue, or has a Memory of its own.
-        let buffer = unsafe { self.lend_to_request(tag, &work) }.ok_or(outside)?;
+        let buffer = unsafe { self.lend_to_request(tag, &work, shared) }.ok_or(outside)?;
         let mut state = self.state().map_err(|_| outside)?;
         if work.operation == Operation::READ {
             state.reads.insert(tag);
@@ -786,13 +954,22 @@ impl<M: Mode> Queue<M> {
             self.table.set(tag, Mark::UNREGISTERED);
         }
         drop(state);
-        Ok(Request::new(Held { tag, work, buffer, moved: Moved::default() }, self))
+        let moved = Moved { must_be_whole: shared.is_some(), ..Moved::default() };
+        Ok(Request::new(Held { tag, work, buffer, moved, shared }, self))
     }
 
     /// Takes completions until one delivers a request.
     fn next_delivery(&self) -> Result<Option<Tag>, Error> {
         let mut state = self.state()?;
-        while let Some(completion) = state.ring.next_completion() {
+        if let Some(ready) = self.pool.as_ref().and_then(Pool::take_ready) {
+            return Ok(Some(ready));
+        }
+        loop {
+            let delivered = self.next_of_batch(&mut state)?;
+            if delivered.is_some() {
+                return Ok(delivered);
+            }
+            let Some(completion) = state.ring.next_completion() else { return Ok(None) };
             match completion.user_data {
                 WAKE_USER_DATA => {
                     state.wake = Wakeup::None;
@@ -809,26 +986,53 @@ impl<M: Mode> Queue<M> {
                 }
             }
         }
-        Ok(None)
     }
 
     /// What the completion of a fetch or a commit brings: a request, or the end of its tag.
     fn delivery(&self, state: &mut State, completion: Completion) -> Result<Option<Tag>, Error> {
+        if let Some(batch) = &mut state.batch {
+            // What tags it has brought are taken one by one.
+            return self.batch_ended(batch, completion).map(|()| None);
+        }
         // User data is looked up, not believed: only a tag that has a command in flight can complete.
-        let tag = u16::try_from(completion.user_data & !COMMIT_BIT).ok().map(Tag::new);
+        let tag = u16::try_from(completion.user_data & !(COMMIT_BIT | GET_DATA_BIT)).ok().map(Tag::new);
         let Some(tag) = tag.filter(|tag| state.in_flight.remove(*tag)) else {
             return Err(Error::Implausible { what: "a completion's user data", value: completion.user_data });
         };
         match completion.result {
             UBLK_IO_RES_OK => {
                 state.owned.insert(tag);
-                Ok(Some(tag))
+                match &self.pool {
+                    Some(pool) => Ok(self.choose(state, pool, tag)?.then_some(tag)),
+                    None => Ok(Some(tag)),
+                }
+            }
+            UBLK_IO_RES_NEED_GET_DATA if self.pool.is_some() => {
+                state.owned.insert(tag);
+                let deliverable = self.pool.as_ref().map(|pool| self.choose(state, pool, tag)).transpose()?;
+                // It is a WRITE, unless the driver contradicts itself.
+                if deliverable == Some(true) {
+                    return Err(Error::Implausible {
+                        what: "a request without data whose data is to be fetched",
+                        value: 1,
+                    });
+                }
+                Ok(None)
             }
             // The device was stopped; this tag is not fetched again.
-            UBLK_IO_RES_ABORT => Ok(None),
+            UBLK_IO_RES_ABORT => {
+                if let (Some(pool), Some(buffer)) = (&self.pool, self.table.buffer(tag)) {
+                    self.table.set_buffer(tag, None);
+                    pool.free(buffer);
+                }
+                Ok(None)
+            }
             other => {
-                let committed = completion.user_data & COMMIT_BIT != 0;
-                let command = if committed { Command::COMMIT_AND_FETCH_REQ } else { Command::FETCH_REQ };
+                let command = match completion.user_data & (COMMIT_BIT | GET_DATA_BIT) {
+                    0 => Command::FETCH_REQ,
+                    GET_DATA_BIT => Command::NEED_GET_DATA,
+                    _ => Command::COMMIT_AND_FETCH_REQ,
+                };
                 Err(self.refused(command, tag, Errno::from_raw(other)))
             }
         }
@@ -907,7 +1111,16 @@ impl<M: Mode> Queue<M> {
     /// ([`Error::Io`]), and every request was answered.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.state().is_ok_and(|state| state.in_flight.is_empty() && state.owned.is_empty())
+        self.state().is_ok_and(|state| {
+            let idle = state.in_flight.is_empty() && state.batch.as_ref().is_none_or(Batch::is_over);
+            idle && state.owned.is_empty()
+        })
+    }
+
+    /// In batches, how often a fetch was sent again because its buffer was used up ([`PreparedQueue::fetch_room`]).
+    #[must_use]
+    pub fn fetches_sent_again(&self) -> u64 {
+        self.state().map_or(0, |state| state.batch.as_ref().map_or(0, Batch::rearmed))
     }
 
     /// Requests that were delivered and not answered yet.
@@ -971,7 +1184,8 @@ impl<M: Mode> Queue<M> {
     pub fn fail_forgotten(&mut self) -> Result<(), Error> {
         let mut state = self.state()?;
         let (owned, detached) = (state.owned.clone(), state.detached.clone());
-        for tag in owned.without(&detached).filter(|tag| !self.table.has(*tag, Mark::OPERATING)) {
+        let is_waiting = |tag: Tag| self.pool.as_ref().is_some_and(|pool| pool.is_waiting(tag));
+        for tag in owned.without(&detached).filter(|tag| !self.table.has(*tag, Mark::OPERATING) && !is_waiting(*tag)) {
             state.completed.remove(tag);
             self.answer(&mut state, tag, failed(Errno::EIO))?;
         }
@@ -995,20 +1209,25 @@ impl<M: Mode> Queue<M> {
     /// Answers a ZONE_APPEND, which went to this sector, and fetches the tag's next.
     fn commit_append(&self, tag: Tag, result: i32, at: Sectors) {
         let Ok(mut state) = self.state() else { return };
-        if let Err(fault) = self.answer_at(&mut state, tag, result, at) {
+        let sent = self.append_command(tag, result, at);
+        if let Err(fault) = sent.and_then(|sent| self.answer_with(&mut state, tag, sent)) {
             state.fault.get_or_insert(fault);
         }
     }
 
     /// Stages the answer to a request whose token is gone.
     fn answer(&self, state: &mut State, tag: Tag, result: i32) -> Result<(), Error> {
-        self.answer_at(state, tag, result, Sectors::new(0))
+        let sent = self.io_command(tag, result)?;
+        self.answer_with(state, tag, sent)
     }
 
-    fn answer_at(&self, state: &mut State, tag: Tag, result: i32, at: Sectors) -> Result<(), Error> {
+    fn answer_with(&self, state: &mut State, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
         state.release(tag);
         self.give_back(state, tag)?;
-        self.stage_at(state, Command::COMMIT_AND_FETCH_REQ, tag, result, at)
+        match &mut state.batch {
+            Some(batch) => self.collect_answer(batch, tag, &sent),
+            None => self.stage_command(state, Command::COMMIT_AND_FETCH_REQ, tag, sent),
+        }
     }
 
     /// Has a request's answer come through the mailbox from now on.
@@ -1029,9 +1248,13 @@ impl<M: Mode> Queue<M> {
         self.unanswered.set(self.unanswered.get().wrapping_add(1));
     }
 
-    /// What the fetch of a tag said in its entry; `None` for a tag that the queue has not. For programs that show what they do.
+    /// What the fetch of a tag said in its entry; `None` for a tag that the queue has not, and in batches, where no tag is fetched alone.
+    /// For programs that show what they do.
     #[must_use]
     pub fn fetch_sent(&self, tag: Tag) -> Option<Sent> {
+        if self.state().ok()?.batch.is_some() {
+            return None;
+        }
         let [first, second] = words(&self.io_command(tag, 0).ok()?);
         Some(Sent::of_words([first, second, 0, 0], None))
     }
@@ -1040,24 +1263,30 @@ impl<M: Mode> Queue<M> {
     fn io_command(&self, tag: Tag, result: i32) -> Result<ublksrv_io_cmd, Error> {
         let mut sent = ublksrv_io_cmd::default();
         (sent.q_id, sent.tag, sent.result) = (self.id.raw(), tag.raw(), result);
-        if M::DATA == Data::Buffer {
-            sent.addr = self.memory.buffer_address(tag).ok_or(NO_TAG)?;
+        if M::DATA == Data::Buffer || self.table.buffer(tag).is_some() {
+            sent.addr = self.buffer_address(tag)?;
+        }
+        Ok(sent)
+    }
+
+    /// What a commit of a ZONE_APPEND says that went to this sector. The driver takes that for no address: only modes without buffers
+    /// have zones. Where there is one, it stays.
+    fn append_command(&self, tag: Tag, result: i32, at: Sectors) -> Result<ublksrv_io_cmd, Error> {
+        let mut sent = self.io_command(tag, result)?;
+        if sent.addr == 0 {
+            // In C it is a union with `zone_append_lba`.
+            sent.addr = at.raw();
         }
         Ok(sent)
     }
 
     /// Stages a fetch or a commit of a tag that no request is out for.
     fn stage(&self, state: &mut State, command: Command, tag: Tag, result: i32) -> Result<(), Error> {
-        self.stage_at(state, command, tag, result, Sectors::new(0))
+        let sent = self.io_command(tag, result)?;
+        self.stage_command(state, command, tag, sent)
     }
 
-    /// The same of a ZONE_APPEND that went to this sector; 0 for any other command.
-    fn stage_at(&self, state: &mut State, command: Command, tag: Tag, result: i32, at: Sectors) -> Result<(), Error> {
-        let mut sent = self.io_command(tag, result)?;
-        if M::DATA != Data::Buffer {
-            // The driver has no address there, and in C it is a union with `zone_append_lba`.
-            sent.addr = at.raw();
-        }
+    fn stage_command(&self, state: &mut State, command: Command, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
         if !state.in_flight.insert(tag) {
             return Err(Error::Invalid { what: "a tag has one command in flight at a time" });
         }
@@ -1071,12 +1300,45 @@ impl<M: Mode> Queue<M> {
         // Q1 the buffer stays mapped until the completion was taken. No TagBuffer of it is used any more, and no operation that
         // names it is under way: `commit` and `commit_append` are called by the request that is being consumed, `commit_letter`
         // when the detached one has been answered, `fetch` before there is any, and `fail_forgotten` for a tag that is neither
-        // detached nor operating when no Request can live (Q2). A buffer is as long as the device's largest request (`new`), or as any device's
-        // (`adopt`). The char device is open as long as `self`.
+        // detached nor operating when no Request can live (Q2). A buffer is as long as the device's largest request (`new`), or as
+        // any device's (`adopt`). The char device is open as long as `self`.
         let op = unsafe { Op::uring_cmd_addr(&self.char_device, command.raw(), words(&sent), addr) };
-        let commit_bit = if command == Command::COMMIT_AND_FETCH_REQ { COMMIT_BIT } else { 0 };
-        push(&mut state.ring, op, u64::from(tag.raw()) | commit_bit)
+        let which = match command {
+            Command::COMMIT_AND_FETCH_REQ => COMMIT_BIT,
+            Command::NEED_GET_DATA => GET_DATA_BIT,
+            _ => 0,
+        };
+        push(&mut state.ring, op, u64::from(tag.raw()) | which)?;
+        if let (Command::COMMIT_AND_FETCH_REQ, Some(pool), Some(buffer)) = (command, &self.pool, self.table.buffer(tag))
+        {
+            self.table.set_buffer(tag, None);
+            pool.give(buffer);
+        }
+        Ok(())
     }
+}
+
+/// A command about the elements of a batch that stand in `piece`, and what it says of them; `None` where they do not lie in the array.
+fn elements_op(
+    char_device: &Fd,
+    command: Command,
+    queue: QueueId,
+    elements: &Elements,
+    piece: Piece,
+) -> Option<(Op, ublk_batch_io)> {
+    let (address, sent) = elements.sent(queue, piece)?;
+    // SAFETY: the driver reads the elements, which lie in a mapping that ends only when no such command is in flight (`Batch::end`).
+    // It uses the buffers that they name as Q3 says, from which they are unmapped only when no fetch is with it. They are those of the
+    // tags, as long as the device's largest request (`new`).
+    let op = unsafe { Op::uring_cmd_addr(char_device, command.raw(), batch::area(&sent), address) };
+    Some((op, sent))
+}
+
+/// A fetch, for whatever tags come: they are written to buffers of this group, and their requests' data to the tags' own.
+fn tags_op(char_device: &Fd, sent: &ublk_batch_io, group: u16) -> Op {
+    // SAFETY: the group is a BufferRing's. By Q3 the tags' buffers stay mapped until the completion that says that no more come was
+    // taken, and the driver writes to none that a thread has.
+    unsafe { Op::uring_cmd_multishot(char_device, Command::FETCH_IO_CMDS.raw(), batch::area(sent), group) }
 }
 
 /// Room in a queue's ring beyond which operations are submitted in between, and completions are kept by the kernel.
@@ -1084,6 +1346,18 @@ const SUBMISSIONS: u32 = 4096;
 const COMPLETIONS: u32 = 32_768;
 
 const NO_TAG: Error = Error::Invalid { what: "a tag is below the queue's depth" };
+
+/// Where the requests of such a device can have their data, other than where its mode has it.
+fn places<M: Mode>(features: Features) -> RequestFlags {
+    let mut places = RequestFlags::NONE;
+    if M::DATA == Data::Registered {
+        places = places | RequestFlags::NEED_REG_BUF;
+    }
+    if features.contains(Features::SHMEM_ZC) {
+        places = places | RequestFlags::SHMEM_ZC;
+    }
+    places
+}
 
 /// Stages an entry. Where the ring is full, what is staged is submitted first.
 fn push(ring: &mut Ring<Local>, op: Op, user_data: u64) -> Result<(), Error> {
@@ -1095,7 +1369,7 @@ fn push(ring: &mut Ring<Local>, op: Op, user_data: u64) -> Result<(), Error> {
 
 impl State {
     /// Nothing is fetched yet.
-    fn over(ring: Ring<Local>) -> State {
+    fn over(ring: Ring<Local>, batch: Option<Batch>) -> State {
         State {
             ring,
             in_flight: TagSet::EMPTY,
@@ -1106,6 +1380,7 @@ impl State {
             timed: TagSet::EMPTY,
             reads: TagSet::EMPTY,
             answered: Answered::default(),
+            batch,
             wake: Wakeup::None,
             bell_polled: false,
             fault: None,
@@ -1134,16 +1409,30 @@ impl<M: Mode> Drop for Queue<M> {
                 // Its tag then stays in flight, or with the driver.
                 let _ = self.commit_letter(&mut state, tag, letter);
             }
-            if state.ring.submit_and_wait(Some(Duration::ZERO)).is_ok() {
+            // In batches, answers may be collected while others are with the driver.
+            let mut more = true;
+            while more {
+                more = self.send_commit(&mut state).unwrap_or(false);
+                if state.ring.submit_and_wait(Some(Duration::ZERO)).is_err() {
+                    break;
+                }
                 while let Some(completion) = state.ring.next_completion() {
-                    if completion.user_data < WAKE_USER_DATA {
-                        let _ = self.delivery(&mut state, completion);
-                    } else if completion.user_data & OPERATION_BIT != 0 {
-                        let _ = self.operation_ended(&mut state, completion);
+                    match completion.user_data {
+                        WAKE_USER_DATA | BELL_USER_DATA => {}
+                        data if data & OPERATION_BIT != 0 => drop(self.operation_ended(&mut state, completion)),
+                        _ => drop(self.delivery(&mut state, completion)),
                     }
                 }
             }
             idle = state.in_flight.is_empty() && state.operating == 0;
+            if let Some(batch) = state.batch.take() {
+                idle &= !batch.is_in_flight();
+                batch.end(|buffers| {
+                    // SAFETY: the fetch that selects from this group is not with the driver: the completion that said that no more
+                    // come was taken, or it was never sent.
+                    unsafe { buffers.unmap() };
+                });
+            }
         }
         // By Q1 an idle queue's buffers are nobody's, but for a token's, which has a Memory of its own. Any other queue's may
         // still be the kernel's: the end of the ring, which comes when its descriptor is closed, proves nothing, because the
@@ -1173,11 +1462,15 @@ fn words(sent: &ublksrv_io_cmd) -> [u64; 2] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Cell, Descriptors, Memory, Mode, Overlays, PhantomData, Queue, RefCell, State, Table, words};
+pub(crate) mod tests {
+    use super::{
+        Cell, Completion, Descriptors, Mark, Memory, Mode, OPERATION_BIT, Overlays, PhantomData, Queue, RefCell,
+        RequestFlags, State, Table, words,
+    };
     use crate::golden::Golden;
+    use crate::queue::table::Record;
     use crate::ring::Ring;
-    use crate::{Command, DeviceInfo, Fd, QueueId, Sectors, Tag, mode};
+    use crate::{Command, DeviceInfo, Error, Fd, QueueId, Sectors, Tag, mode};
     use ublk_sys::{ublksrv_ctrl_dev_info, ublksrv_io_cmd};
 
     #[test]
@@ -1191,24 +1484,53 @@ mod tests {
         assert_eq!(bytes[8..16], sent.addr.to_ne_bytes());
     }
 
-    /// A queue over files and a ring that are none of a driver's.
-    fn queue<M: Mode>() -> Queue<M> {
+    /// A queue of four tags over files and a ring that are none of a driver's.
+    pub(crate) fn queue<M: Mode>() -> Queue<M> {
         let mut info = ublksrv_ctrl_dev_info::default();
         (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes) = (1, 4, 512 << 10);
         let (id, zero) = (QueueId::new(0), Fd::open(c"/dev/zero").unwrap());
         Queue {
             ring_fd: -1,
-            state: RefCell::new(State::over(Ring::fake())),
+            state: RefCell::new(State::over(Ring::fake(), None)),
             unanswered: Cell::new(0),
             descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),
             table: Table::map(4, 0).unwrap(),
+            shares: None,
+            pool: None,
+            places: RequestFlags::NONE,
+            depth: 4,
             largest: 512 << 10,
             overlays: Overlays::default(),
             char_device: zero,
             id,
             mode: PhantomData,
         }
+    }
+
+    /// What the queue makes of a completion of an operation.
+    fn ended(queue: &Queue, user_data: u64) -> Result<(), Error> {
+        let mut state = queue.state().unwrap();
+        queue.operation_ended(&mut state, Completion { user_data, result: 0, flags: 0 })
+    }
+
+    #[test]
+    fn a_completion_of_an_operation_that_was_not_started_is_not_believed() {
+        let queue = queue();
+        let operation = |index: u64, tag: u64| OPERATION_BIT | index << 16 | tag;
+        let unknown = |user_data| matches!(ended(&queue, user_data), Err(Error::Implausible { .. }));
+        for index in [0, 1, 63, 64, u64::from(u16::MAX) - 1, u64::from(u16::MAX)] {
+            for tag in [0, 3, 4, u64::from(u16::MAX)] {
+                assert!(unknown(operation(index, tag)), "index {index}, tag {tag}");
+            }
+        }
+        assert!(unknown(OPERATION_BIT | 1 << 40) && unknown(u64::MAX));
+        // Of a tag that is operating, an operation that it has not.
+        let tag = Tag::new(2);
+        queue.table.set(tag, Mark::OPERATING);
+        queue.table.set_record(tag, Record { count: 1, left: 1, ..Record::default() }).unwrap();
+        assert!(unknown(operation(0, 2)) && unknown(operation(u64::from(u16::MAX), 2)));
+        assert_eq!(queue.table.record(tag).unwrap().left, 1, "nothing was counted");
     }
 
     #[test]
@@ -1228,19 +1550,12 @@ mod tests {
         }
     }
 
-    /// What a commit with a sector has where the address of a buffer is in copy mode.
-    fn sent_at<M: Mode>(queue: &Queue<M>, at: u64) -> [u8; 8] {
-        let mut state = queue.state().unwrap();
-        let command = Command::COMMIT_AND_FETCH_REQ;
-        queue.stage_at(&mut state, command, Tag::new(3), 4096, Sectors::new(at)).unwrap();
-        state.ring.staged_bytes().concat()[56..64].try_into().unwrap()
-    }
-
     #[test]
     fn the_sector_of_an_append_is_sent_and_is_never_taken_for_an_address() {
-        assert_eq!(sent_at(&queue::<mode::UserCopy>(), 77), 77_u64.to_ne_bytes());
-        assert_eq!(sent_at(&queue::<mode::AutoRegister>(), 0), [0; 8]);
+        let tag = Tag::new(3);
+        assert_eq!(queue::<mode::UserCopy>().append_command(tag, 4096, Sectors::new(77)).unwrap().addr, 77);
         let queue = queue::<mode::Copy>();
-        assert_eq!(sent_at(&queue, 77), queue.memory.buffer_address(Tag::new(3)).unwrap().to_ne_bytes());
+        let sent = queue.append_command(tag, 4096, Sectors::new(77)).unwrap();
+        assert_eq!(Some(sent.addr), queue.memory.buffer_address(tag));
     }
 }

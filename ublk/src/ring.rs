@@ -225,6 +225,11 @@ impl DisabledRing {
         let registered = syscall::register_ring(&self.fd).ok();
         Ok(Ring::over(self.fd, self.shared, registered))
     }
+
+    /// The ring's descriptor, which is that of the ring that it becomes.
+    pub(crate) fn fd(&self) -> &Fd {
+        &self.fd
+    }
 }
 
 impl<K: Kind> Ring<K> {
@@ -326,9 +331,19 @@ impl<K: Kind> Ring<K> {
     /// `io_uring_enter()` with `IORING_ENTER_GETEVENTS`, and `IORING_ENTER_EXT_ARG` (Linux 5.11) for the timeout. In
     /// liburing: `io_uring_submit_and_wait_timeout()`.
     pub fn submit_and_wait(&mut self, timeout: Option<Duration>) -> Result<Wake, Error> {
+        self.submit_and_wait_for(1, timeout)
+    }
+
+    /// As [`submit_and_wait`](Self::submit_and_wait), until there are `count` completions to take: for who knows that some of them
+    /// come at once, and waits for another. With one there already, nothing is waited for.
+    ///
+    /// # Errors
+    ///
+    /// As for [`submit`](Self::submit).
+    pub fn submit_and_wait_for(&mut self, count: u32, timeout: Option<Duration>) -> Result<Wake, Error> {
         loop {
             let staged = self.staged();
-            let want = u32::from(!self.cq.has_some(&self.shared));
+            let want = if self.cq.has_some(&self.shared) { 0 } else { count };
             let entered = syscall::io_uring_enter(self.handle(), staged, want, IORING_ENTER_GETEVENTS, timeout);
             self.cq.check_lost(&self.shared)?;
             // Where something was submitted, the kernel does not say how the wait ended: the queue itself does.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A whole server in one call: a thread for each queue, started and stopped in the order that cannot hang.
+//! A whole server in one call: a thread for each queue, or as many as it is to have, started and stopped in the order that cannot hang.
 //!
 //! This is the one convenience on top of the core, and the only part that makes threads.
 
@@ -16,7 +16,7 @@ use std::vec::Vec;
 
 pub use stop::{StopHandle, Stopped};
 
-use crate::control::Control;
+use crate::control::{Control, CpuSet};
 use crate::device::Device;
 use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
@@ -27,7 +27,7 @@ use crate::mode::{self, Mode};
 use crate::params::Params;
 use crate::queue::{Event, PreparedQueue, Request};
 use crate::signals::Signals;
-use daemon::{Daemon, Report, Shared};
+use daemon::{Daemon, MAX_QUEUES, Report, Shared};
 use session::Session;
 use stop::{Bell, Wakeups};
 
@@ -100,6 +100,7 @@ pub struct Server<M: Mode = mode::Copy> {
     handle: Option<StopHandle>,
     patience: Duration,
     pinned: bool,
+    threads: Option<u16>,
 }
 
 static_assertions::assert_impl_all!(Server: Send, Sync);
@@ -110,7 +111,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 impl<M: Mode> Server<M> {
     /// A server for a device that is yet to be added.
     pub const fn new(device: NewDevice<M>, params: Params) -> Server<M> {
-        Server { device, params, on_signals: false, handle: None, patience: PATIENCE, pinned: false }
+        Server { device, params, on_signals: false, handle: None, patience: PATIENCE, pinned: false, threads: None }
     }
 
     /// Stops on SIGINT and SIGTERM. While the server runs both are blocked in the calling thread, and in the threads that
@@ -139,7 +140,15 @@ impl<M: Mode> Server<M> {
         self
     }
 
-    /// Has the thread of each queue run on the CPUs that the block layer gives to the queue, and on no others
+    /// Sets how many threads serve the device's queues: one for each queue unless set. Where there are fewer threads than queues, a thread
+    /// serves several, 63 at most. Where there are more, several serve one: which [share](PreparedQueue::share) it where requests come
+    /// in batches, and have [some of its tags](PreparedQueue::split_off) each otherwise (Linux 6.16).
+    pub const fn threads(mut self, threads: u16) -> Server<M> {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Has each thread run on the CPUs that the block layer gives to its queues, and on no others
     /// (`UBLK_U_CMD_GET_QUEUE_AFFINITY`, `sched_setaffinity(2)`).
     pub const fn pin_queues(mut self) -> Server<M> {
         self.pinned = true;
@@ -153,7 +162,7 @@ impl<M: Mode> Server<M> {
     /// server to stop yet; requests are served meanwhile, and a reason to stop is heeded when it returns. A target that panics
     /// fails its request and all that follow, and ends the server.
     ///
-    /// It takes 5 descriptors, 3 more for each queue, and one for the signals.
+    /// It takes 5 descriptors, 3 more for each queue or each thread, whichever are more, and one for the signals.
     ///
     /// The device is deleted on every return, and when `started` panics; a client that still has the block device open keeps
     /// its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL, its id and its char device
@@ -167,7 +176,8 @@ impl<M: Mode> Server<M> {
     /// - [`Error::Panicked`]: the target did, and said this;
     /// - [`Error::Held`]: the server was to stop, and the target sat on a request, or had forgotten it. The device is gone;
     ///   whoever waits for such a request gets `EIO`;
-    /// - [`Error::Invalid`]: a feature was asked for that makes the device outlive its server;
+    /// - [`Error::Invalid`]: a feature was asked for that makes the device outlive its server; or no [thread](Server::threads), too few
+    ///   of them, or more than there are tags;
     /// - [`Error::System`] with [`SystemCall::Thread`], [`SystemCall::Eventfd`], [`SystemCall::Signalfd`],
     ///   [`SystemCall::SetAffinity`].
     pub fn run<T, S>(self, target: T, started: S) -> Result<Stopped, Error>
@@ -187,7 +197,8 @@ impl<M: Mode> Server<M> {
     ///
     /// `prepare` is called for each queue before any is fetched, by the calling thread: to
     /// [register files](PreparedQueue::register_file), for instance. What it returns goes to the queue's thread, and `target` is
-    /// given it with each event of that queue.
+    /// given it with each event of that queue. Where several threads serve one queue, it is called for each of them, of which each
+    /// has a ring.
     ///
     /// # Errors
     ///
@@ -220,21 +231,28 @@ impl<M: Mode> Server<M> {
         };
         let mut device = Device::add(Control::open()?, &self.device, &self.params)?;
         device.control().set_stop_patience(self.patience);
-        let mut daemons = Vec::new();
-        for id in (0..device.info().queues()).map(QueueId::new) {
-            let info = *device.info();
-            let cpus = if self.pinned { Some(device.control().queue_affinity(info.id(), id)?) } else { None };
-            let mut queue = device.queue(id)?;
-            let own = prepare(&mut queue)?;
-            daemons.push(Daemon { queue, own, cpus });
+        let mut daemons = daemons(&mut device, self.threads, prepare)?;
+        if self.pinned {
+            let id = device.info().id();
+            for daemon in &mut daemons {
+                let mut cpus = CpuSet::EMPTY;
+                for (queue, _) in &daemon.queues {
+                    cpus = cpus.union(&device.control().queue_affinity(id, queue.id())?);
+                }
+                daemon.cpus = Some(cpus);
+            }
         }
 
+        let (count, queues) = (daemons.len(), usize::from(device.info().queues()));
         let (report, reports) = mpsc::channel();
         let served = thread::scope(|scope| {
             let mut session = Session::new(&mut device, &shared, &wakeups, &reports);
             let mut threads = Vec::new();
-            for daemon in daemons {
-                let name = format!("ublk{}q{}", session.device().id(), daemon.queue.id());
+            for (number, daemon) in daemons.into_iter().enumerate() {
+                let name = match &*daemon.queues {
+                    [(queue, _)] if queues >= count => format!("ublk{}q{}", session.device().id(), queue.id()),
+                    _ => format!("ublk{}t{number}", session.device().id()),
+                };
                 let (report, shared) = (report.clone(), &shared);
                 let spawned =
                     thread::Builder::new().name(name).spawn_scoped(scope, move || daemon.run(shared, &report));
@@ -260,6 +278,40 @@ impl<M: Mode> Server<M> {
             Ok(stopped) => deleted.map(|_| stopped),
         }
     }
+}
+
+/// What each thread of a server is to serve: thread and queue number so and so, of whichever there are more, and of the others the same
+/// ones again.
+fn daemons<M: Mode, P>(
+    device: &mut Device<M>,
+    threads: Option<u16>,
+    prepare: impl Fn(&mut PreparedQueue<M>) -> Result<P, Error>,
+) -> Result<Vec<Daemon<M, P>>, Error> {
+    let (queues, depth) = (device.info().queues(), device.info().depth());
+    let in_batches = device.info().features().contains(Features::BATCH_IO);
+    let threads = threads.unwrap_or(queues);
+    if threads == 0 || usize::from(queues.div_ceil(threads)) > MAX_QUEUES {
+        return Err(Error::Invalid { what: "a server has a thread at least, and each serves at most 63 queues" });
+    }
+    let mut all: Vec<Daemon<M, P>> = (0..threads).map(|_| Daemon { queues: Vec::new(), cpus: None }).collect();
+    let mut give = |number: usize, mut queue: PreparedQueue<M>| -> Result<(), Error> {
+        let own = prepare(&mut queue)?;
+        let count = all.len().max(1);
+        if let Some(daemon) = all.get_mut(number % count) {
+            daemon.queues.push((queue, own));
+        }
+        Ok(())
+    };
+    for id in 0..queues {
+        let mut queue = device.queue(QueueId::new(id))?;
+        let numbers = (id..threads).step_by(queues.into());
+        let tags = depth / u16::try_from(numbers.len()).unwrap_or(u16::MAX).max(1);
+        for number in numbers.skip(1) {
+            give(number.into(), if in_batches { queue.share()? } else { queue.split_off(tags)? })?;
+        }
+        give(id.into(), queue)?;
+    }
+    Ok(all)
 }
 
 /// The request that was held longest when the queues were abandoned.

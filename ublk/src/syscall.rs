@@ -10,10 +10,11 @@ use core::ptr::{self, NonNull};
 use core::time::Duration;
 
 use ublk_sys::{
-    IORING_ENTER_EXT_ARG, IORING_ENTER_REGISTERED_RING, IORING_REGISTER_BUFFERS2, IORING_REGISTER_ENABLE_RINGS,
-    IORING_REGISTER_FILES_UPDATE, IORING_REGISTER_FILES2, IORING_REGISTER_PBUF_RING, IORING_REGISTER_RESTRICTIONS,
-    IORING_REGISTER_RING_FDS, IORING_RSRC_REGISTER_SPARSE, IORING_UNREGISTER_RING_FDS, io_uring_buf_reg,
-    io_uring_getevents_arg, io_uring_params, io_uring_restriction, io_uring_rsrc_register, io_uring_rsrc_update,
+    IORING_ENTER_EXT_ARG, IORING_ENTER_REGISTERED_RING, IORING_REGISTER_BUFFERS_UPDATE, IORING_REGISTER_BUFFERS2,
+    IORING_REGISTER_ENABLE_RINGS, IORING_REGISTER_FILES_UPDATE, IORING_REGISTER_FILES2, IORING_REGISTER_PBUF_RING,
+    IORING_REGISTER_RESTRICTIONS, IORING_REGISTER_RING_FDS, IORING_RSRC_REGISTER_SPARSE, IORING_UNREGISTER_PBUF_RING,
+    IORING_UNREGISTER_RING_FDS, io_uring_buf_reg, io_uring_getevents_arg, io_uring_params, io_uring_restriction,
+    io_uring_rsrc_register, io_uring_rsrc_update, io_uring_rsrc_update2,
 };
 
 use crate::errno::Errno;
@@ -258,6 +259,30 @@ pub(crate) fn update_file(ring: &Fd, index: u32, file: Option<&Fd>) -> Result<u3
     counted(returned)
 }
 
+/// `IORING_REGISTER_BUFFERS_UPDATE` of one slot of the ring's table of buffers: the `len` bytes at `address`, whose pages the kernel
+/// pins; no bytes empty it. How many slots were changed.
+pub(crate) fn update_buffer(ring: &Fd, index: u32, address: u64, len: u64) -> Result<u32, Errno> {
+    // A `struct iovec`.
+    let vector = [address, len];
+    let mut update = io_uring_rsrc_update2::default();
+    update.offset = index;
+    update.data = u64_from(ptr::from_ref(&vector).expose_provenance());
+    update.nr = 1;
+    let argument: *const io_uring_rsrc_update2 = &update;
+    // SAFETY: `argument` points to one io_uring_rsrc_update2, whose size is told and which names one iovec; both live through the
+    // call, in which alone the kernel reads them. What the iovec names it only pins here.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            ring.0,
+            IORING_REGISTER_BUFFERS_UPDATE,
+            argument,
+            size_of::<io_uring_rsrc_update2>(),
+        )
+    };
+    counted(returned)
+}
+
 /// `IORING_REGISTER_PBUF_RING`: has the ring take the buffers of a group from a ring of `entries` of them at `address`.
 ///
 /// # Safety
@@ -280,6 +305,17 @@ pub(crate) unsafe fn register_buffer_ring(
     // SAFETY: `argument` points to one io_uring_buf_reg that lives through the call; the caller promises what it names.
     let returned =
         unsafe { libc::syscall(libc::SYS_io_uring_register, ring.0, IORING_REGISTER_PBUF_RING, argument, 1_u32) };
+    counted(returned).map(|_| ())
+}
+
+/// `IORING_UNREGISTER_PBUF_RING`: has the ring forget a group of buffers. What an operation has taken of it, it may still use.
+pub(crate) fn unregister_buffer_ring(ring: &Fd, group: u16) -> Result<(), Errno> {
+    let mut register = io_uring_buf_reg::default();
+    register.bgid = group;
+    let argument: *const io_uring_buf_reg = &register;
+    // SAFETY: `argument` points to one io_uring_buf_reg that lives through the call, which only reads it.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring.0, IORING_UNREGISTER_PBUF_RING, argument, 1_u32) };
     counted(returned).map(|_| ())
 }
 

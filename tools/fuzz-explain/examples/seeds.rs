@@ -9,7 +9,7 @@ use fuzz_explain::seeds;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(env::args_os().nth(1).ok_or("name the folder to write into")?);
-    for (program, seeds) in [("diagnosis", seeds::diagnosis()?)] {
+    for (program, seeds) in [("diagnosis", seeds::diagnosis()?), ("explain", seeds::explain()?)] {
         let folder = folder.join(program);
         fs::create_dir_all(&folder)?;
         for (name, input) in seeds {

@@ -81,6 +81,12 @@ mod tests {
     }
 
     #[test]
+    fn every_kept_input_is_explained() {
+        run(explain().unwrap(), crate::explain);
+        run(diagnosis().unwrap(), crate::explain);
+    }
+
+    #[test]
     fn every_kept_input_is_diagnosed() {
         run(diagnosis().unwrap(), crate::diagnosis);
         run(explain().unwrap(), crate::diagnosis);

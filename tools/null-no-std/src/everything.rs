@@ -6,9 +6,10 @@ use core::ffi::CStr;
 use core::fmt::{self, Write};
 use core::time::Duration;
 
+use ublk::ring::{BufferUse, Entry, Op, OpFile, Restrictions, Ring};
 use ublk::{
-    Control, CpuSet, Device, DeviceId, Discard, Disk, Errno, Error, Queue, QueueId, ReadAt, ReadCursor, RequestFlags,
-    Sectors, Tag, WriteAt, WriteZeroes,
+    Control, CpuSet, Device, DeviceId, Discard, Disk, Errno, Error, Fd, Queue, QueueId, ReadAt, ReadCursor,
+    RequestFlags, Sectors, Tag, WriteAt, WriteZeroes,
 };
 
 /// Calls what a loop of its own calls of a queue.
@@ -56,7 +57,37 @@ pub fn of_device(mut device: Device, queue: QueueId, path: &CStr) -> Result<CpuS
     device.let_go();
     control.stop(id)?;
     control.delete(id)?;
+    of_ring(path, core::hint::black_box(16))?;
     Ok(cpus)
+}
+
+/// Calls what a target calls of a ring of its own.
+fn of_ring(path: &CStr, count: u16) -> Result<(), Error> {
+    let file = Fd::open(path).map_err(|errno| Error::OpenControl { errno })?;
+    let ring = Ring::local(count.into(), count.into())?;
+    ring.register_files(count.into())?;
+    ring.set_file(count.into(), &file)?;
+    ring.register_buffers(count.into())?;
+    ring.restrict(&Restrictions::new().operation(3).registration(6).flags(1).required_flags(0))?;
+    let mut ring = ring.enable()?;
+    ring.clear_file(count.into())?;
+    let mut buffers = ring.register_buffer_ring(count, count, count.into(), BufferUse::Piecewise)?;
+    let mut bytes = [0; 64];
+    while ring.has_room(count.into()) {
+        ring.push(Op::fsync(OpFile::Registered(count.into()), true).linked(), 1)?;
+        ring.push(Op::fallocate(&file, 0, 0, count.into()).hard_linked().skip_success(), 2)?;
+        ring.push(Op::block_discard(&file, 0, count.into()).asynchronous(), 3)?;
+        ring.push(Op::cancel(3), 4)?;
+        ring.push(Op::nop().provided(buffers.group()), 5)?;
+        ring.submit_and_wait(None)?;
+        while let Some(completion) = ring.next_completion() {
+            if completion.has_more() && buffers.take(&completion, &mut bytes)?.is_some() {
+                buffers.read(buffers.count(), buffers.buffer_bytes(), &mut bytes)?;
+                buffers.provide(count)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Calls what prints an error.

@@ -24,11 +24,12 @@ mod syscall;
 use std::env;
 
 /// The files that have all the orderings.
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     include_str!("../../../ublk/src/ring/shared.rs"),
     include_str!("../../../ublk/src/ring/provided.rs"),
     include_str!("../../../ublk/src/queue/mailbox.rs"),
     include_str!("../../../ublk/src/queue/references.rs"),
+    include_str!("../../../ublk/src/queue/turn.rs"),
 ];
 
 fn main() {

@@ -9,7 +9,7 @@ use clap_complete::{Shell, generate};
 use ublk_cli::arguments;
 
 /// When what the page says was last changed.
-const DATE: &str = "2026-11-23";
+const DATE: &str = "2026-11-28";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(env::args_os().nth(1).ok_or("name the folder to write into")?);

@@ -24,20 +24,26 @@ fn explain() -> Command {
             "Says what the bytes of submission queue entries (SQEs) mean to io_uring and to the ublk driver: every \
              field by name, the command it comes to, and what is wrong with it, the likeliest first.\n\n\
              The bytes are read as people have them: xxd, xxd -p, hexdump -C, hexdump, od -An -tx1, gdb's x/128bx, \
-             x/32wx, x/16gx and p/x, a Go or Rust debug print of a byte array, a golden of this project, plain hex, \
-             or the raw bytes. One input may hold many SQEs of 64 or 128 bytes; a blank line, a line of text, or an \
-             address that does not go on ends one. Text after # or // is not read.",
+             x/32wx, x/16gx and p/x, a Go or Rust debug print of a byte array, an initializer of C, Go or Rust, a \
+             golden of this project, plain hex, or the raw bytes. One input may hold up to 4096 SQEs of 64 or 128 bytes; a \
+             blank line, a line of text, or an address that does not go on ends one, and a * is what it stands for. \
+             Text after # or // is not read. Numbers of several bytes are those of this machine's byte order.\n\n\
+             With --dev-info or --params an SQE is explained with what it points to, and as one for that device. \
+             Without an SQE, which is without FILE and with a standard input that is a terminal or nothing, they are \
+             explained alone: as ADD_DEV and SET_PARAMS read them.",
         )
         .after_long_help(
-            "Exit status: 0 where the bytes are right, 1 where something is wrong, 2 where the input holds no SQE; of \
-             several SQEs the worst.\n\n\
-             With --against, what names one run is expected to differ: fd, user_data, device, queue and tag numbers, \
-             pids and addresses, where both are zero or neither is; and sizes and values that are the caller's choice. \
-             What says which command it is, and what must be zero, must not differ. Bytes that the golden has as ?? \
-             are free.\n\n\
-             With --json, an array with one object for each SQE: {bytes, fields: [{name, offset, len, value}], causes: \
-             [{id, text, function, errno, remedy, certain}]}. The ids are stable. Colour is used on a terminal only, \
-             and not with NO_COLOR.",
+            "Exit status: 0 where the bytes are right, 1 where something is wrong, which with --errno it is, 2 where \
+             something in the input is no SQE, or the arguments are wrong; of several SQEs the worst.\n\n\
+             With --against, what must not differ is what says which command it is, and what must be zero. What names \
+             one run may: fd, user_data, device, queue and tag numbers; and values that are the caller's choice, or \
+             that the kernel does not read. Processes, addresses and sizes may differ as long as both are zero or \
+             neither is. A byte that the golden has as ?? is free, but in an address.\n\n\
+             With --json, an array with one object for each SQE: {bytes, line, command, meaning, fields: [{name, offset, \
+             len, value}], causes: [{id, text, function, errno, remedy, certain}], buffer: {bytes, fields}, against: \
+             {golden, differences: [{part, field, offset, golden, here, expected}]}}. The ids are stable; a value is a \
+             number, of more than 8 bytes an array of them, and null where the input has ??. What is no SQE is said on \
+             standard error. Colour is used on a terminal only, and not with NO_COLOR.",
         )
         .args([
             Arg::new("FILE")

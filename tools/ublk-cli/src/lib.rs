@@ -7,6 +7,7 @@
 //! | [`explain`] | `explain`: what an SQE says, what the kernel would make of it, and what is wrong with it |
 //! | [`doctor`] | `doctor`: what stands between this machine and a working device |
 //! | [`devices`] | `features`, `list`, `info`, `params`, `stop`, `delete`, `add` |
+#![forbid(unsafe_code)]
 
 pub mod arguments;
 pub mod devices;

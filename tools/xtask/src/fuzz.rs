@@ -20,7 +20,7 @@ use crate::workspace;
 const PACKAGE: &str = "fuzz-explain";
 
 /// What is fuzzed, each by a program `fuzz-NAME`.
-const NAMES: [&str; 1] = ["diagnosis"];
+const NAMES: [&str; 2] = ["diagnosis", "explain"];
 
 /// Said to cargo, so that build scripts are built without the flags.
 const TARGET: &str = "x86_64-unknown-linux-gnu";

@@ -79,6 +79,10 @@ pub(crate) fn run() -> Result<()> {
             for line in verdict.text.lines() {
                 say(&format!("text {line}"))?;
             }
+        } else {
+            for figure in verdict.text.lines().filter_map(figure) {
+                say(&format!("text {figure}"))?;
+            }
         }
         say(&format!("end {} {taken}", if verdict.passed { "passed" } else { "failed" }))?;
         if verdict.hung || !left.is_empty() {
@@ -86,6 +90,11 @@ pub(crate) fn run() -> Result<()> {
         }
     }
     say("done")
+}
+
+/// What a test has counted is told of one that has passed too. libtest's own line may stand before it.
+fn figure(line: &str) -> Option<&str> {
+    line.split_once("figure: ").map(|(_, figure)| figure)
 }
 
 fn say(record: &str) -> Result<()> {

@@ -14,20 +14,21 @@ use crate::kernel::{self, Kernel, Series};
 use crate::libtest;
 use crate::machine::{Ending, Stream, Timeout};
 use crate::packages::{self, Program};
+use crate::paths;
 use crate::sizes;
 use crate::tally::Tally;
 use crate::vm::{self, Guest, Wanted};
 use crate::workspace;
 
 /// What tests call, beside the project's own programs.
-const TOOLS: [Program; 5] =
-    [packages::FIO, packages::MKE2FS, packages::E2FSCK, packages::MKFS_BTRFS, packages::BLKZONE];
+const TOOLS: [Program; 6] =
+    [packages::FIO, packages::MKE2FS, packages::E2FSCK, packages::MKFS_BTRFS, packages::BLKZONE, packages::BLKDISCARD];
 
 /// Modules that a test loads if it needs them.
 const MODULES: [&str; 1] = ["btrfs"];
 
 /// Everything that `cargo xtask test` calls.
-pub(crate) const NEEDS: [Program; 11] = [
+pub(crate) const NEEDS: [Program; 12] = [
     packages::CC,
     packages::CXX,
     packages::MANDOC,
@@ -39,6 +40,7 @@ pub(crate) const NEEDS: [Program; 11] = [
     packages::E2FSCK,
     packages::MKFS_BTRFS,
     packages::BLKZONE,
+    packages::BLKDISCARD,
 ];
 
 /// How often a machine may be lost before anything ran in it.
@@ -144,6 +146,7 @@ fn run_on(on: &Kernel, plan: &[Test], programs: &[TestProgram], own: &[PathBuf],
         if let Some(modules) = &on.modules {
             vm::put_modules(&mut guest.files, modules, &MODULES, guest_tests::MODULES)?;
         }
+        guest.files.file(&format!("usr/local/bin/{}", paths::COMMAND), 0o755, paths::SCRIPT.into());
         for program in programs {
             guest.files.program(&program.path, &format!("{}/{}", guest_tests::PROGRAMS, program.target))?;
         }
@@ -246,10 +249,9 @@ impl Watch<'_> {
         self.ran += 1;
         self.tally.count(&name, passed);
         println!("{} {name} {seconds:.1} s", if passed { "ok" } else { "FAILED" });
-        if !passed {
-            for line in self.text.lines() {
-                println!("    {line}");
-            }
+        // Of a test that has passed it is what it counted.
+        for line in self.text.lines() {
+            println!("    {line}");
         }
     }
 }

@@ -31,6 +31,7 @@ mod musl;
 mod orderings;
 mod packages;
 mod pages;
+mod paths;
 mod sizes;
 mod tally;
 mod targets;
@@ -55,6 +56,12 @@ cargo xtask abi [--record]
     Compares ublk-sys with the headers of every series that the archive has, as a C compiler reads them, with what the
     drivers of every kernel say that they can, and with the records of both in tests/abi/records. --record: writes the
     records, and the table in ABI.md, anew.
+
+cargo xtask paths [--full] [--kernel SERIES]
+    Has fio write, read, trim and verify over the examples loop and stripe in every way in which data can travel, makes file
+    systems on loop, fills and checks them, and counts the syncs: in virtual machines with the oldest and the newest kernel,
+    a row of a table for each. --full: each way with 1 and 4 queues, 1 and 64 requests at a time, and every file system.
+    --kernel: on one of the kernels.
 
 cargo xtask orderings
     Checks the memory orderings of the ring and of the mailbox with loom, and that each is needed: weakened in a copy,
@@ -104,6 +111,7 @@ fn main() -> ExitCode {
         "targets" => ("xtask targets", targets::run()),
         "fuzz" => ("xtask fuzz", fuzz::Wanted::parse(arguments).and_then(|wanted| fuzz::run(&wanted))),
         "pages" => ("xtask pages", pages::run()),
+        "paths" => ("xtask paths", paths::Wanted::parse(arguments).and_then(paths::run)),
         "sizes" => ("xtask sizes", sizes::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),

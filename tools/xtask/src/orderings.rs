@@ -22,11 +22,12 @@ const MODELS: &str = "tools/ring-model";
 const FOLDERS: [&str; 2] = ["ublk/src/queue", "ublk/src/ring"];
 
 /// Each file that has orderings, and how the names of its models begin; in the order in which `tools/ring-model` has them.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("ublk/src/ring/shared.rs", "ring: "),
     ("ublk/src/ring/provided.rs", "provided: "),
     ("ublk/src/queue/mailbox.rs", "mailbox: "),
     ("ublk/src/queue/references.rs", "references: "),
+    ("ublk/src/queue/turn.rs", "turn: "),
 ];
 
 /// What can be weakened, and what the next weaker are: where those fail, so does what is weaker still.

@@ -19,7 +19,7 @@ const SMALL: &str = "-z,noseparate-code";
 /// What is read-only after relocation would start at a page of its own: up to 4 KiB of nothing in the file.
 const NO_RELRO: &str = "-Crelro-level=off";
 
-/// In the example's own words; its function comes before the unwinder's, which is there too.
+/// In the words of the programs with `std`; their function comes before the unwinder's, which is there too.
 const NO_BACKTRACE: [&str; 2] = ["--cfg=no_backtrace", "-Clink-arg=-Wl,-z,muldefs"];
 
 /// The server without std.
@@ -87,7 +87,7 @@ pub(crate) fn build() -> Result<[StaticProgram; 3]> {
         },
         StaticProgram {
             name: tool::UBLKCTL,
-            path: built(tool::UBLKCTL, released(tool::UBLK_CLI), &flags[1])?,
+            path: built(tool::UBLKCTL, released(tool::UBLK_CLI), &flags[0])?,
             most_bytes: 1 << 20,
             panics: "panic=abort: a panic says where, and ends the process",
         },

@@ -38,6 +38,8 @@ pub(crate) struct Wanted {
     pub(crate) timeout: Duration,
     /// Sizes in bytes.
     pub(crate) disks: Vec<u64>,
+    /// Of the kernel's own, beside those that every guest has.
+    pub(crate) modules: Vec<&'static str>,
     pub(crate) add: Vec<String>,
     pub(crate) verbose: bool,
     /// Empty for a shell.
@@ -61,6 +63,7 @@ impl Default for Wanted {
             counted: false,
             timeout: Duration::from_secs(600),
             disks: Vec::new(),
+            modules: Vec::new(),
             add: Vec::new(),
             verbose: false,
             command: Vec::new(),
@@ -271,6 +274,7 @@ impl Guest {
             if !wanted.disks.is_empty() {
                 names.push("virtio_blk");
             }
+            names.extend(&wanted.modules);
             put_modules(&mut files, modules, &names, "usr/lib/xtask/modules")?;
         }
         let mut disks = Vec::new();

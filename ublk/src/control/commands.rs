@@ -48,6 +48,17 @@ pub struct CpuSet {
 static_assertions::assert_impl_all!(CpuSet: Send, Sync);
 
 impl CpuSet {
+    /// No CPU.
+    #[cfg(feature = "std")]
+    pub(crate) const EMPTY: CpuSet = CpuSet { bytes: [0; MAX_CPUS / 8] };
+
+    /// The CPUs that are in one of them.
+    #[cfg(feature = "std")]
+    pub(crate) fn union(mut self, other: &CpuSet) -> CpuSet {
+        self.bytes.iter_mut().zip(other.bytes).for_each(|(byte, other)| *byte |= other);
+        self
+    }
+
     /// The numbers of the CPUs in the set, in their order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         (0..8192_u32).filter(|cpu| self.contains(*cpu))

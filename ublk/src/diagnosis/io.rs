@@ -207,7 +207,7 @@ rules! {
         ENOMEM, "batch.memory" since (7, 0), |s| possibly(s.is_one_of(OF_BATCHES)),
             "the kernel has no memory to keep the batch in",
             "give the machine, or the control group of this process, more memory";
-        EINVAL, "batch.tag" since (7, 0), |s| s.device_or(|device| s.elements_are(|element| element.u16(offset_of!(ublk_elem_header, tag)) >= device.depth())),
+        EINVAL, "batch.tag" since (7, 0), |s| if s.is_one_of(OF_ELEMENTS) { s.device_or(|device| s.elements_are(|element| element.u16(offset_of!(ublk_elem_header, tag)) >= device.depth())) } else { Holds::No },
             "the tag of an element is not below queue_depth",
             "take queue_depth from what ADD_DEV or GET_DEV_INFO gave back";
         EINVAL, "batch.addr" since (7, 0), |s| if s.is_one_of(OF_ELEMENTS) { s.device_or(|device| match (copies(device), s.batch_flags() & UBLK_BATCH_F_HAS_BUF_ADDR != 0) {

@@ -2,8 +2,11 @@
 //! The one mapping of a queue: its mailbox, and a buffer for each tag.
 //!
 //! ```text
-//!   Header │ a letter box for each tag │ ... page │ buffer of tag 0 │ buffer of tag 1 │ ...
+//!   Header │ a letter box for each tag │ a turn for each │ ... page │ buffer of tag 0 │ buffer of tag 1 │ ...
 //! ```
+//!
+//! Where several threads serve one queue, each has a mapping with a mailbox of its own, and the buffers and turns are those of the
+//! first.
 #![expect(unsafe_code, reason = "counts references to a mapping, and lends parts of it that the kernel writes")]
 
 use core::fmt;
@@ -15,6 +18,7 @@ use crate::id::Tag;
 use crate::mapping::Mapping;
 use crate::queue::mailbox::{LetterBox, Mailbox};
 use crate::queue::references::References;
+use crate::queue::turn::Turn;
 use crate::syscall;
 use crate::units::round_up;
 
@@ -35,7 +39,11 @@ struct Header {
     mailbox: Mailbox,
     /// The mapping that this stands in.
     mapping: Mapping,
+    /// Whose buffers and turns this one's are, where they are not its own.
+    owner: Option<Memory>,
     depth: u16,
+    /// Where the first turn stands.
+    turns: usize,
     /// Where the first buffer starts.
     buffers: usize,
     /// Bytes from one buffer to the next.
@@ -59,10 +67,20 @@ impl fmt::Debug for Memory {
 impl Memory {
     /// Maps a mailbox and buffers of `len` bytes for `depth` tags.
     pub(super) fn map(depth: u16, len: usize) -> Result<Memory, Error> {
+        Memory::map_with(depth, len, None)
+    }
+
+    /// Maps a mailbox for another thread that serves the same queue, with these buffers.
+    pub(super) fn beside(&self) -> Result<Memory, Error> {
+        let owner = self.owner();
+        Memory::map_with(owner.header().depth, 0, Some(owner.clone()))
+    }
+
+    fn map_with(depth: u16, len: usize, owner: Option<Memory>) -> Result<Memory, Error> {
         let too_large = Error::Invalid { what: "the buffers of a queue fit into the address space" };
         let page = syscall::page_bytes();
-        let boxes = usize::from(depth) * size_of::<LetterBox>();
-        let buffers = round_up(size_of::<Header>() + boxes, page).ok_or(too_large)?;
+        let turns = size_of::<Header>() + usize::from(depth) * size_of::<LetterBox>();
+        let buffers = round_up(turns + usize::from(depth) * size_of::<Turn>(), page).ok_or(too_large)?;
         let stride = round_up(len, page).ok_or(too_large)?;
         let all = stride.checked_mul(depth.into()).and_then(|all| all.checked_add(buffers)).ok_or(too_large)?;
         let mapping = Mapping::anonymous(all)?;
@@ -72,7 +90,9 @@ impl Memory {
             leaked: AtomicBool::new(false),
             mailbox: Mailbox::new()?,
             mapping,
+            owner,
             depth,
+            turns,
             buffers,
             stride,
             len,
@@ -87,6 +107,11 @@ impl Memory {
         unsafe { self.header.as_ref() }
     }
 
+    /// Whose buffers and turns there are: this one, or another that it keeps alive.
+    fn owner(&self) -> &Memory {
+        self.header().owner.as_ref().unwrap_or(self)
+    }
+
     pub(super) fn mailbox(&self) -> &Mailbox {
         &self.header().mailbox
     }
@@ -98,22 +123,38 @@ impl Memory {
         }
         let offset = size_of::<Header>() + usize::from(tag.raw()) * size_of::<LetterBox>();
         const { assert!(size_of::<Header>() % align_of::<LetterBox>() == 0) };
-        // SAFETY: the tag is below the depth, so the place lies before `buffers` (see `map`), within the mapping (R1).
+        // SAFETY: the tag is below the depth, so the place lies before `buffers` (see `map_with`), within the mapping (R1).
         let place = unsafe { self.header.cast::<u8>().add(offset) };
         // SAFETY: the place is aligned, as just asserted of the first one. A LetterBox is atomics alone, of which zeroes, with
         // which the mapping began, are a value; it is reached through shared references alone.
         Some(unsafe { place.cast::<LetterBox>().as_ref() })
     }
 
-    /// Where the buffer of `tag` starts in the mapping; `None` for a tag that the queue has not.
+    /// The turn of `tag` among the threads that serve the queue; `None` for a tag that it has not.
+    pub(super) fn turn(&self, tag: Tag) -> Option<&Turn> {
+        let owner = self.owner();
+        if tag.raw() >= owner.header().depth {
+            return None;
+        }
+        let offset = owner.header().turns + usize::from(tag.raw()) * size_of::<Turn>();
+        const { assert!(align_of::<LetterBox>() % align_of::<Turn>() == 0) };
+        // SAFETY: the tag is below the depth, so the place lies before `buffers` (see `map_with`), within the mapping (R1).
+        let place = unsafe { owner.header.cast::<u8>().add(offset) };
+        // SAFETY: the place is aligned, as the turns stand behind whole letter boxes. A Turn is an atomic, of which zeroes, with
+        // which the mapping began, are a value; it is reached through shared references alone. The mapping lives as long as
+        // `owner`, which `self` keeps alive.
+        Some(unsafe { place.cast::<Turn>().as_ref() })
+    }
+
+    /// Where the buffer of `tag` starts in the owner's mapping; `None` for a tag that the queue has not.
     fn buffer_offset(&self, tag: Tag) -> Option<usize> {
-        let header = self.header();
+        let header = self.owner().header();
         (tag.raw() < header.depth).then(|| header.buffers + usize::from(tag.raw()) * header.stride)
     }
 
     /// Where the kernel finds the buffer of `tag`.
     pub(super) fn buffer_address(&self, tag: Tag) -> Option<u64> {
-        let header = self.header();
+        let header = self.owner().header();
         header.mapping.address(self.buffer_offset(tag)?, header.len)
     }
 
@@ -125,18 +166,19 @@ impl Memory {
     /// is used; a `Memory` of this mapping lives.
     pub(super) unsafe fn lend(&self, tag: Tag, len: usize) -> Option<TagBuffer> {
         let offset = self.buffer_offset(tag)?;
-        if len > self.header().len {
+        let owner = self.owner();
+        if len > owner.header().len {
             return None;
         }
-        // SAFETY: the buffer of a tag of this queue lies within the mapping (see `map`).
-        let start = unsafe { self.header.cast::<u8>().add(offset) };
+        // SAFETY: the buffer of a tag of this queue lies within the owner's mapping (see `map_with`), which `self` keeps alive.
+        let start = unsafe { owner.header.cast::<u8>().add(offset) };
         Some(TagBuffer { start, len })
     }
 
-    /// Has the mapping stay for ever, for a kernel that may still use its buffers.
+    /// Has the mapping of the buffers stay for ever, for a kernel that may still use them.
     pub(super) fn leak(&self) {
         // ORDERING: the count of references orders it before the end.
-        self.header().leaked.store(true, Ordering::Relaxed);
+        self.owner().header().leaked.store(true, Ordering::Relaxed);
     }
 }
 
@@ -218,6 +260,27 @@ mod tests {
         assert!(u64_from(last_box.addr() + size_of::<super::LetterBox>()) <= addresses[0]);
         assert!(addresses.windows(2).all(|pair| pair[0] + 8192 == pair[1]));
         assert!(memory.letter_box(Tag::new(4096)).is_none() && memory.buffer_address(Tag::new(4096)).is_none());
+    }
+
+    #[test]
+    fn a_mapping_beside_another_has_its_buffers_and_turns_and_keeps_them_alive() {
+        let first = Memory::map(2, 4096).unwrap();
+        let (second, tag) = (first.beside().unwrap(), Tag::new(1));
+        let third = second.beside().unwrap();
+        assert_eq!(first.buffer_address(tag), third.buffer_address(tag));
+        assert!(first.turn(tag).unwrap().take() && !third.turn(tag).unwrap().take());
+        assert!(third.turn(Tag::new(2)).is_none());
+        assert!(!core::ptr::eq(first.letter_box(tag).unwrap(), second.letter_box(tag).unwrap()));
+        // SAFETY: no command names a tag of this queue, and each result is gone before the next is used.
+        unsafe { first.lend(tag, 4096) }.unwrap().bytes_mut().fill(7);
+        drop(first);
+        drop(second);
+        // SAFETY: as above.
+        assert_eq!(unsafe { third.lend(tag, 4096) }.unwrap().bytes()[4095], 7);
+        let address = third.buffer_address(tag).unwrap();
+        third.leak();
+        drop(third);
+        assert!(is_mapped(address));
     }
 
     /// The line that names an eventfd among all that are open.

@@ -22,13 +22,14 @@ use ublk_sys::{ublksrv_io_cmd, ublksrv_io_desc};
 use crate::device_info::MAX_OPERATIONS;
 use crate::errno::Errno;
 use crate::error::{Command, Error};
-use crate::id::Tag;
+use crate::id::{SharedIndex, Tag};
 use crate::mode::{Data, Mode};
 use crate::queue::operations::Completed;
-use crate::queue::request::{Held, Moved, Operation, Request, Work, failed};
+use crate::queue::request::{Held, Moved, Operation, Request, SharedPlace, Work, failed};
 use crate::queue::table::{Mark, Record, SEGMENTS, Segment, Table};
 use crate::queue::{NO_TAG, Queue, State, push, words};
 use crate::ring::{Completion, Op, OpFile};
+use crate::shared_memory::SharedMemory;
 use crate::syscall;
 use crate::units::u64_from;
 
@@ -40,6 +41,18 @@ const REGISTER: u16 = u16::MAX;
 const UNREGISTER: u16 = u16::MAX - 1;
 
 const _: () = assert!(MAX_OPERATIONS < UNREGISTER);
+
+/// Where operations find a request's data.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// How they name its first byte.
+    pub(super) base: u64,
+    /// The entry of the ring's table of buffers, where it is in one; else in the tag's buffer.
+    pub(super) buffer: Option<u16>,
+}
+
+const NOT_SHARED: Error =
+    Error::Invalid { what: "memory is shared with a device that has UBLK_F_SHMEM_ZC, under its number" };
 
 /// Makes an operation on memory of this process: of a file, from an offset on, at an address, of a length.
 type Plain<'f> = unsafe fn(OpFile<'f>, u64, u64, u32) -> Op;
@@ -69,16 +82,18 @@ impl<M: Mode> Queue<M> {
         (descriptor.op_flags, descriptor.nr_sectors) = (record.op_flags, record.sectors);
         descriptor.start_sector = record.start;
         let work = self.work(&descriptor).map_err(implausible)?;
+        let shared = if work.has_data() { SharedPlace::of(work.flags, record.addr) } else { None };
         // SAFETY: the tag is in `owned`, and its request's token was consumed by `start`; its operations have completed, and
         // none of its commands is in flight (Q1, Q2). The new token is the only one.
-        let buffer = unsafe { self.lend_to_request(tag, &work) }.ok_or(implausible(("tag", tag.raw().into())))?;
+        let buffer =
+            unsafe { self.lend_to_request(tag, &work, shared) }.ok_or(implausible(("tag", tag.raw().into())))?;
         let moved = Moved {
             mark: usize::try_from(record.mark).unwrap_or(0),
             end: usize::try_from(record.end).unwrap_or(usize::MAX),
             must_be_whole: record.must_be_whole != 0,
             integrity_mark: usize::try_from(record.integrity_mark).unwrap_or(0),
         };
-        Ok(Held { tag, work, buffer, moved })
+        Ok(Held { tag, work, buffer, moved, shared })
     }
 
     /// An operation of a request has completed, or a registration of its pages.
@@ -123,8 +138,7 @@ impl<M: Mode> Queue<M> {
 
     /// Every operation of the tag's request has completed: counts what they have moved.
     fn all_ended(&self, state: &mut State, tag: Tag, mut record: Record) {
-        let base = self.base(tag).unwrap_or(0);
-        let (mark, end, failed) = self.table.moved(tag, record.count, base, record.mark, record.end);
+        let (mark, end, failed) = self.table.moved(tag, record.count, record.base, record.mark, record.end);
         (record.mark, record.end) = (mark, end);
         if failed {
             record.must_be_whole = 1;
@@ -141,29 +155,73 @@ impl<M: Mode> Queue<M> {
         &self.table
     }
 
-    /// Whether operations find the data in the pages that are registered with the ring, and not in the tag's buffer.
+    /// Whether operations find the data in the client's pages that are registered with the ring, and not in the tag's buffer.
     fn is_registered(&self, tag: Tag) -> bool {
         match M::DATA {
-            Data::Buffer | Data::UserCopy => false,
+            Data::Buffer | Data::Chosen | Data::UserCopy => false,
             Data::ByCommand => true,
             Data::Registered => !self.table.has(tag, Mark::UNREGISTERED),
         }
     }
 
-    /// The address of a request's first byte, as operations name it: in registered pages they count from 0.
-    fn base(&self, tag: Tag) -> Result<u64, Error> {
-        if self.is_registered(tag) { Ok(0) } else { self.memory.buffer_address(tag).ok_or(NO_TAG) }
-    }
-
-    /// As operations of this request name its first byte.
-    pub(super) fn data_address(&self, held: &Held) -> Result<u64, Error> {
+    /// Where operations find a request's data.
+    pub(super) fn place(&self, held: &Held) -> Result<Place, Error> {
+        if let Some(shared) = held.shared {
+            let found = self.shares.as_ref().and_then(|shares| shares.find(shared, held.work.data_len()));
+            let (slot, base) = found.ok_or(Error::Invalid {
+                what: "operations reach the shared memory that the queue was given: Queue::register_shared",
+            })?;
+            return Ok(Place { base, buffer: Some(self.depth.saturating_add(slot)) });
+        }
+        if self.is_registered(held.tag) {
+            return Ok(Place { base: 0, buffer: Some(held.tag.raw()) });
+        }
         let was_written = held.moved.end > 0 && !self.is_bounced(held.tag);
-        if was_written && M::DATA != Data::Buffer && !self.is_registered(held.tag) {
+        if was_written && !M::DATA.is_in_buffer() {
             return Err(Error::Invalid {
                 what: "the bytes of a READ are written by calls or by operations, not by both",
             });
         }
-        self.base(held.tag)
+        Ok(Place { base: self.buffer_address(held.tag)?, buffer: None })
+    }
+
+    /// Lets operations reach memory that is shared with clients and registered with the device under this number: at most 64 pieces.
+    /// The ring pins its pages, whatever becomes of `memory`, until [`unregister_shared`](Queue::unregister_shared), or until it ends.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Invalid`]: the device was added without [`Features::SHMEM_ZC`](crate::Features::SHMEM_ZC), the number is shared
+    ///   already, or 64 are.
+    /// - [`Error::System`]: `ENOMEM`, as more would be locked than the process may; `EFAULT`, the memory is read-only.
+    ///
+    /// # Kernel
+    ///
+    /// `IORING_REGISTER_BUFFERS_UPDATE` (Linux 5.13).
+    pub fn register_shared(&self, index: SharedIndex, memory: &SharedMemory) -> Result<(), Error> {
+        let shares = self.shares.as_ref().ok_or(NOT_SHARED)?;
+        let slot = shares.free(index).ok_or(Error::Invalid { what: "a queue has 64 pieces of memory, each once" })?;
+        let address = memory.address().ok_or(NOT_SHARED)?;
+        let len = u64_from(memory.len_bytes());
+        self.state()?.ring.set_buffer(u32::from(self.depth) + u32::from(slot), address, len)?;
+        shares.set(slot, index, address, len);
+        Ok(())
+    }
+
+    /// Takes back what [`register_shared`](Queue::register_shared) gave. Operations that are under way on it go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: nothing is shared under that number.
+    ///
+    /// # Kernel
+    ///
+    /// As for [`register_shared`](Queue::register_shared).
+    pub fn unregister_shared(&self, index: SharedIndex) -> Result<(), Error> {
+        let shares = self.shares.as_ref().ok_or(NOT_SHARED)?;
+        let slot = shares.slot(index).ok_or(NOT_SHARED)?;
+        self.state()?.ring.clear_buffer(u32::from(self.depth) + u32::from(slot))?;
+        shares.clear(slot);
+        Ok(())
     }
 
     /// Whether operations have moved the data through the tag's buffer.
@@ -177,19 +235,18 @@ impl<M: Mode> Queue<M> {
         tag: Tag,
         index: u16,
         operation: Operation,
-        file: OpFile<'_>,
-        offset: u64,
-        segments: &[Segment],
+        (file, offset): (OpFile<'_>, u64),
+        (buffer, segments): (Option<u16>, &[Segment]),
     ) -> Result<Op, Error> {
-        let is_registered = self.is_registered(tag);
         let reads = operation == Operation::READ;
         let wrong = Error::Invalid { what: "an operation moves at most 4 GiB" };
         if let [only] = segments {
             let (addr, len) = (only.address, u32::try_from(only.len).map_err(|_| wrong)?);
-            if is_registered {
+            if let Some(buffer) = buffer {
                 let make: Fixed<'_> = if reads { Op::read_fixed } else { Op::write_fixed };
-                // SAFETY: the bytes lie within the pages of the tag's request, which the kernel holds, and checks against.
-                return Ok(unsafe { make(file, offset, addr, len, tag.raw()) });
+                // SAFETY: the bytes lie within pages that the ring holds, those of the tag's request or of memory that is shared with
+                // clients and of which nobody has a reference. The kernel checks against them.
+                return Ok(unsafe { make(file, offset, addr, len, buffer) });
             }
             let make: Plain<'_> = if reads { Op::read } else { Op::write };
             // SAFETY: the bytes lie within the tag's buffer. That stays mapped until the operation has completed, and nobody else
@@ -199,11 +256,11 @@ impl<M: Mode> Queue<M> {
         }
         let count = u32::try_from(segments.len().min(SEGMENTS)).map_err(|_| wrong)?;
         let list = self.table.segments_address(tag, index).ok_or(NO_TAG)?;
-        if is_registered {
+        if let Some(buffer) = buffer {
             let make: Fixed<'_> = if reads { Op::read_vectored_fixed } else { Op::write_vectored_fixed };
             // SAFETY: of the bytes as above. The list stands in the table, which is unmapped only when the buffers may be, and is
             // not written between `start` and the operation's completion: no Operations of this tag exists then.
-            return Ok(unsafe { make(file, offset, list, count, tag.raw()) });
+            return Ok(unsafe { make(file, offset, list, count, buffer) });
         }
         let make: Plain<'_> = if reads { Op::read_vectored } else { Op::write_vectored };
         // SAFETY: of the bytes and the list as above.
@@ -218,7 +275,11 @@ impl<M: Mode> Queue<M> {
         socket: OpFile<'_>,
         range: Range<usize>,
     ) -> Result<Op, Error> {
-        let addr = self.data_address(held)? + u64_from(range.start);
+        let place = self.place(held)?;
+        if place.buffer.is_some() {
+            return Err(Error::Invalid { what: "what a client shares is not sent or received" });
+        }
+        let addr = place.base + u64_from(range.start);
         let len = u32::try_from(range.len()).map_err(|_| NO_TAG)?;
         let flags = syscall::WHOLE_MESSAGE;
         let make: Socket<'_> = if operation == Operation::READ { Op::recv } else { Op::send };
@@ -245,7 +306,8 @@ impl<M: Mode> Queue<M> {
         // It cannot be borrowed: see `state`.
         let Ok(mut state) = self.state() else { return };
         // The buffer is the kernel's until the operations have completed: the value that lends it ends here.
-        let Held { tag, work, moved, .. } = held;
+        let base = self.place(&held).map_or(0, |place| place.base);
+        let Held { tag, work, moved, shared, .. } = held;
         let moves_data = (0..count).any(|index| self.table.is_data(tag, index));
         let is_write = work.is_write();
         let mut record = Record {
@@ -259,8 +321,11 @@ impl<M: Mode> Queue<M> {
             count,
             left: 0,
             must_be_whole: u32::from(moved.must_be_whole || moves_data && is_write),
+            base,
+            addr: shared.map_or(0, SharedPlace::addr),
         };
-        let refused = if moves_data { self.make_ready(&mut state, tag, &work, &mut record) } else { Ok(()) };
+        let moves_own = moves_data && shared.is_none();
+        let refused = if moves_own { self.make_ready(&mut state, tag, &work, &mut record) } else { Ok(()) };
         let started = refused.and_then(|()| self.push_operations(&mut state, tag, &mut record));
         if let Err(errno) = started {
             (0..count).filter(|index| !self.table.is_under_way(tag, *index)).for_each(|index| {
@@ -279,7 +344,7 @@ impl<M: Mode> Queue<M> {
 
     /// Has the data of a request where its operations look for it.
     fn make_ready(&self, state: &mut State, tag: Tag, work: &Work, record: &mut Record) -> Result<(), Errno> {
-        if M::DATA == Data::Buffer {
+        if M::DATA.is_in_buffer() {
             return Ok(());
         }
         if !self.is_registered(tag) {
@@ -323,7 +388,7 @@ impl<M: Mode> Queue<M> {
 
     /// What the driver is told of a request that is completed. Of a READ, no byte is left that nobody put there.
     pub(super) fn settle(&self, held: &mut Held) -> i32 {
-        if M::DATA == Data::Buffer {
+        if M::DATA.is_in_buffer() {
             return held.completed_in_buffer();
         }
         let settled = held.completed().and_then(|(result, rest)| {
@@ -346,6 +411,9 @@ impl<M: Mode> Queue<M> {
     /// Gives back the pages that a command has registered, ahead of the commit: both are done as they are taken from the ring, in
     /// this order.
     pub(super) fn give_back(&self, state: &mut State, tag: Tag) -> Result<(), Error> {
+        if M::DATA.is_in_buffer() {
+            return Ok(());
+        }
         self.table.clear(tag, Mark::BOUNCED);
         self.table.clear(tag, Mark::UNREGISTERED);
         if self.table.clear(tag, Mark::REGISTERED) {

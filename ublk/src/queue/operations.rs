@@ -40,7 +40,6 @@ use ublk_sys::{IOSQE_ASYNC, IOSQE_IO_LINK};
 
 use crate::errno::Errno;
 use crate::error::Error;
-use crate::id::QueueId;
 use crate::mode::{self, Mode, ThroughBuffer};
 use crate::queue::request::{Operation, Request};
 use crate::queue::table::{Entry, Kind, SEGMENTS, Segment};
@@ -50,7 +49,8 @@ use crate::units::u64_from;
 /// A file that the ring of one queue holds open ([`PreparedQueue::register_file`](crate::PreparedQueue::register_file)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingFile {
-    pub(super) queue: QueueId,
+    /// The number of the ring's descriptor.
+    pub(super) ring: i32,
     pub(super) index: u32,
 }
 
@@ -63,6 +63,40 @@ static_assertions::assert_impl_all!(RingFile: Send, Sync);
 ///
 /// `range` is in bytes of the request's data. Where that is: in copy mode and user copy in the tag's buffer, else the client's
 /// own pages. A READ is filled, and a WRITE is read from; the other way round is refused.
+///
+/// A disk that is a file:
+///
+/// ```no_run
+/// use ublk::{Cache, Event, Fd, NewDevice, Operation, Params, Sectors, Server, mode};
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let file = std::fs::File::options().read(true).write(true).open("disk.img")?;
+///     let params = Params::new(Sectors::new(file.metadata()?.len() / 512), Cache::Volatile);
+///     let fd = Fd::from(std::os::fd::OwnedFd::from(file));
+///     let device = NewDevice::new().mode::<mode::UserCopy>().operations(1);
+///     let serve = |file: &ublk::RingFile, event: Event<'_, mode::UserCopy>| {
+///         let request = match event {
+///             Event::Completed(completed) => return completed.finish(),
+///             Event::Request(request) => request,
+///         };
+///         let (operation, at, len) = (request.operation(), request.offset_bytes(), request.len_bytes() as usize);
+///         let mut operations = request.operations();
+///         let added = match operation {
+///             Operation::READ => operations.read(*file, at, 0..len),
+///             Operation::WRITE => operations.write(*file, at, 0..len),
+///             Operation::FLUSH => operations.fdatasync(*file),
+///             _ => return, // An unanswered request fails with EIO.
+///         };
+///         if added.is_ok() {
+///             operations.submit();
+///         }
+///     };
+///     let server = Server::new(device, params).stop_on_signals();
+///     server.run_events(|queue| queue.register_file(&fd), serve, |device| println!("/dev/ublkb{}", device.id()))?;
+///     Ok(())
+/// }
+/// ```
+///
+/// Here a WRITE that comes short fails; [`Completed::rest`] says where to go on.
 #[must_use = "a request whose operations are not submitted fails with EIO"]
 pub struct Operations<'q, M: Mode = mode::Copy> {
     request: Request<'q, M>,
@@ -303,15 +337,16 @@ impl<'q, M: Mode> Operations<'q, M> {
             return Err(Error::Invalid { what: "an operation moves 1 to 16 ranges" });
         }
         let mut segments = [Segment::EMPTY; SEGMENTS];
-        let base = self.request.queue().data_address(held)?;
+        let place = self.request.queue().place(held)?;
         for (segment, range) in segments.iter_mut().zip(ranges) {
             let len = range.end.checked_sub(range.start).filter(|len| *len > 0).ok_or(OUTSIDE)?;
             held.range(operation, range.start, len).map_err(|_| OUTSIDE)?;
-            *segment = Segment { address: base + u64_from(range.start), len: u64_from(len) };
+            *segment = Segment { address: place.base + u64_from(range.start), len: u64_from(len) };
         }
         let segments = segments.get(..ranges.len()).unwrap_or_default();
         let file = self.file(file)?;
-        let op = self.request.queue().data_op(held.tag, self.count, operation, file, offset, segments)?;
+        let (target, data) = ((file, offset), (place.buffer, segments));
+        let op = self.request.queue().data_op(held.tag, self.count, operation, target, data)?;
         let (start, len) = ranges.first().map_or((0, 0), |range| (range.start, range.len()));
         let entry = Entry { kind: Kind::Data, sqe: *op.as_raw(), start, len, segments: segments.len() };
         self.add(entry, segments)
@@ -324,7 +359,7 @@ impl<'q, M: Mode> Operations<'q, M> {
 
     /// The file as the ring knows it.
     fn file(&self, file: RingFile) -> Result<OpFile<'static>, Error> {
-        if file.queue != self.request.queue().id() {
+        if file.ring != self.request.queue().ring_fd() {
             return Err(Error::Invalid { what: "a file is registered with the ring of one queue" });
         }
         Ok(OpFile::Registered(file.index))

@@ -8,20 +8,22 @@ use core::ops::Range;
 use ublk_sys::{
     UBLK_IO_OP_DISCARD, UBLK_IO_OP_FLUSH, UBLK_IO_OP_READ, UBLK_IO_OP_REPORT_ZONES, UBLK_IO_OP_WRITE,
     UBLK_IO_OP_WRITE_ZEROES, UBLK_IO_OP_ZONE_APPEND, UBLK_IO_OP_ZONE_CLOSE, UBLK_IO_OP_ZONE_FINISH,
-    UBLK_IO_OP_ZONE_OPEN, UBLK_IO_OP_ZONE_RESET, UBLK_IO_OP_ZONE_RESET_ALL, ublksrv_get_op, ublksrv_io_desc,
+    UBLK_IO_OP_ZONE_OPEN, UBLK_IO_OP_ZONE_RESET, UBLK_IO_OP_ZONE_RESET_ALL, UBLK_SHMEM_ZC_IDX_OFF, ublk_shmem_zc_index,
+    ublk_shmem_zc_offset, ublksrv_get_op, ublksrv_io_desc,
 };
 
 use crate::errno::Errno;
 use crate::error::Error;
 use crate::flag_set::flag_set;
-use crate::id::Tag;
+use crate::id::{SharedIndex, Tag};
 use crate::mode::{self, Buffered, Mode, UserCopied};
+use crate::overlays::Overlays;
 use crate::queue::Queue;
 use crate::queue::mailbox::{Gone, Letter};
 use crate::queue::memory::{Memory, TagBuffer};
 use crate::queue::operations::Operations;
-use crate::queue::overlays::Overlays;
-use crate::units::{SECTOR_BYTES, Sectors, u64_from};
+use crate::shared_memory::SharedMemory;
+use crate::units::{SECTOR_BYTES, Sectors, u64_from, usize_from};
 use crate::zone::REPORTED_BYTES;
 
 /// What a request wants done (`UBLK_IO_OP_*`, bits 0 to 7 of `op_flags`).
@@ -121,6 +123,9 @@ flag_set! {
     }
 }
 
+/// Flags that say that data is, or belongs, elsewhere than where it is looked for. A device has those that it was asked for.
+const OTHER_PLACES: [RequestFlags; 2] = [RequestFlags::NEED_REG_BUF, RequestFlags::SHMEM_ZC];
+
 /// What a request's descriptor says, once it was found to be believable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Work {
@@ -135,12 +140,12 @@ pub(super) struct Work {
 
 impl Work {
     /// Reads a descriptor; `Err` with the name and the value of a field that cannot be true of a queue whose largest request
-    /// has `largest` bytes. The driver registers pages, and can fail at that, only where it `registers`. What goes beyond plain
-    /// data is only there as the device has it.
+    /// has `largest` bytes, and whose device can deliver data in these other `places`. What goes beyond plain data is only there as
+    /// the device has it.
     pub(super) fn read(
         descriptor: &ublksrv_io_desc,
         largest: usize,
-        registers: bool,
+        places: RequestFlags,
         overlays: Overlays,
     ) -> Result<Work, (&'static str, u64)> {
         let operation = Operation(ublksrv_get_op(descriptor));
@@ -150,11 +155,10 @@ impl Work {
             // It has no range: the driver passes on the block layer's sector "none", which is all ones.
             return Ok(Work { operation, flags, start: Sectors::new(0), sectors: 0, integrity_len: 0 });
         }
-        let is_unregistered = flags.contains(RequestFlags::NEED_REG_BUF) && !registers;
-        let is_elsewhere = flags.contains(RequestFlags::SHMEM_ZC);
+        let is_elsewhere = OTHER_PLACES.iter().any(|place| flags.contains(*place) && !places.contains(*place));
         let is_of_zones = Operation::OF_ZONES.contains(&operation) && !overlays.is_zoned();
         let op_flags = Err(("op_flags", descriptor.op_flags.into()));
-        if is_unregistered || is_elsewhere || is_of_zones {
+        if is_elsewhere || is_of_zones {
             return op_flags;
         }
         let (start, sectors) = (descriptor.start_sector, descriptor.nr_sectors);
@@ -210,7 +214,8 @@ pub(super) struct Moved {
     pub(super) mark: usize,
     /// Nothing behind this was. Beyond the mark where something was left out.
     pub(super) end: usize,
-    /// A part does not do: an operation of a READ has failed, or operations of the ring were to do a WRITE.
+    /// A part does not do: an operation of a READ has failed, operations of the ring were to do a WRITE, or the data is in shared
+    /// memory, which is neither zeroed nor looked at unless the target does.
     pub(super) must_be_whole: bool,
     /// Every byte before this was, of the metadata of a READ.
     pub(super) integrity_mark: usize,
@@ -250,13 +255,41 @@ pub(super) struct Held {
     /// The bytes of a READ or a WRITE, where they are in the tag's buffer; else none.
     pub(super) buffer: TagBuffer,
     pub(super) moved: Moved,
+    /// Where the data is, if it is in shared memory.
+    pub(super) shared: Option<SharedPlace>,
+}
+
+/// Where the data of a request is that its client has in shared memory: in the piece that is registered under this number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedPlace {
+    /// The number that [`Control::register_shared`](crate::Control::register_shared) gave.
+    pub index: SharedIndex,
+    /// Where the first byte is in that memory.
+    pub offset: usize,
+}
+
+static_assertions::assert_impl_all!(SharedPlace: Send, Sync);
+
+impl SharedPlace {
+    /// What a descriptor says of its data.
+    pub(super) fn of(flags: RequestFlags, addr: u64) -> Option<SharedPlace> {
+        flags.contains(RequestFlags::SHMEM_ZC).then(|| SharedPlace {
+            index: SharedIndex::new(ublk_shmem_zc_index(addr)),
+            offset: usize_from(ublk_shmem_zc_offset(addr)),
+        })
+    }
+
+    /// The descriptor's `addr`.
+    pub(super) fn addr(self) -> u64 {
+        u64::from(self.index.raw()) << UBLK_SHMEM_ZC_IDX_OFF | u64_from(self.offset)
+    }
 }
 
 impl Held {
     /// Moves all of it out; what stays has no bytes.
     fn take(&mut self) -> Held {
         let buffer = mem::replace(&mut self.buffer, TagBuffer::empty());
-        Held { tag: self.tag, work: self.work, buffer, moved: self.moved }
+        Held { tag: self.tag, work: self.work, buffer, moved: self.moved, shared: self.shared }
     }
 
     fn data(&self) -> &[u8] {
@@ -273,6 +306,17 @@ impl Held {
         let end = offset.checked_add(len).filter(|end| *end <= self.work.data_len());
         let is_it = self.work.operation == operation || operation == Operation::WRITE && self.work.is_write();
         end.filter(|_| is_it).map(|end| offset..end).ok_or(Errno::EINVAL)
+    }
+
+    /// As [`range`](Held::range), of data that the driver has.
+    fn own_range(&self, operation: Operation, offset: usize, len: usize) -> Result<Range<usize>, Errno> {
+        if self.shared.is_some() { Err(Errno::EINVAL) } else { self.range(operation, offset, len) }
+    }
+
+    /// As [`range`](Held::range), of data in shared memory, and where that starts there.
+    fn shared_range(&self, operation: Operation, offset: usize, len: usize) -> Result<(usize, Range<usize>), Errno> {
+        let place = self.shared.and_then(|place| place.offset.checked_add(offset)).ok_or(Errno::EINVAL)?;
+        Ok((place, self.range(operation, offset, len)?))
     }
 
     /// What the driver is told where all of it was done, and which bytes of a READ are to be zeroed first.
@@ -432,6 +476,44 @@ impl<'q, M: Mode> Request<'q, M> {
         self.answer(failed(errno));
     }
 
+    /// Where the data is, if it is in memory that the client shares with the server, and the driver copies nothing. Any other way
+    /// to the data has none then, whatever the mode. A target that looks at no such place, and completes such a request, fails it
+    /// with `EIO`.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.1. `UBLK_IO_F_SHMEM_ZC`.
+    #[must_use]
+    pub const fn shared(&self) -> Option<SharedPlace> {
+        self.held.shared
+    }
+
+    /// Copies bytes of a WRITE out of shared memory, from `offset` in the request on, as many as `into` has. The client may change
+    /// them meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the request is no WRITE, its data is not in shared memory, it has not so many bytes, or `memory` does not reach so
+    /// far.
+    pub fn read_shared(&mut self, memory: &SharedMemory, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
+        let (place, range) = self.held.shared_range(Operation::WRITE, offset, into.len())?;
+        memory.copy_to(place, into).ok_or(Errno::EINVAL)?;
+        self.held.moved.add(range);
+        Ok(())
+    }
+
+    /// Copies bytes of a READ into shared memory, from `offset` in the request on: front to back, and all of them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read_shared`](Request::read_shared), of a READ; and `EINVAL` where `memory` is read-only.
+    pub fn write_shared(&mut self, memory: &SharedMemory, offset: usize, from: &[u8]) -> Result<(), Errno> {
+        let (place, range) = self.held.shared_range(Operation::READ, offset, from.len())?;
+        memory.copy_from(place, from).ok_or(Errno::EINVAL)?;
+        self.held.moved.add(range);
+        Ok(())
+    }
+
     /// Operations of the queue's ring on behalf of the request: see [`Operations`].
     pub fn operations(self) -> Operations<'q, M> {
         Operations::new(self)
@@ -476,7 +558,7 @@ impl<M: UserCopied> Request<'_, M> {
     ///
     /// Since Linux 6.5. `pread(2)` on the char device, `ublk_user_copy()`.
     pub fn read_at(&self, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
-        let range = self.held.range(Operation::WRITE, offset, into.len())?;
+        let range = self.held.own_range(Operation::WRITE, offset, into.len())?;
         self.queue.copy_in(self.held.tag, range, into)
     }
 
@@ -492,7 +574,7 @@ impl<M: UserCopied> Request<'_, M> {
     ///
     /// Since Linux 6.5. `pwrite(2)` on the char device, `ublk_user_copy()`.
     pub fn write_at(&mut self, offset: usize, from: &[u8]) -> Result<(), Errno> {
-        let range = self.held.range(Operation::READ, offset, from.len())?;
+        let range = self.held.own_range(Operation::READ, offset, from.len())?;
         if self.queue.is_bounced(self.held.tag) {
             return Err(Errno::EINVAL);
         }
@@ -649,8 +731,8 @@ mod tests {
     const OVERLAYS: Overlays = Overlays::new(8192, 8, 512);
 
     fn held(operation: u32, count: u32) -> Held {
-        let work = Work::read(&descriptor(operation, count, 8192), 4096, false, OVERLAYS).unwrap();
-        Held { tag: Tag::new(0), work, buffer: TagBuffer::empty(), moved: Moved::default() }
+        let work = Work::read(&descriptor(operation, count, 8192), 4096, RequestFlags::NONE, OVERLAYS).unwrap();
+        Held { tag: Tag::new(0), work, buffer: TagBuffer::empty(), moved: Moved::default(), shared: None }
     }
 
     fn descriptor(op_flags: u32, nr_sectors: u32, start_sector: u64) -> ublksrv_io_desc {
@@ -661,7 +743,8 @@ mod tests {
 
     #[test]
     fn a_descriptor_is_split_into_operation_flags_and_range() {
-        let work = Work::read(&descriptor(1 | UBLK_IO_F_FUA, 8, 16), 4096, false, Overlays::default()).unwrap();
+        let work =
+            Work::read(&descriptor(1 | UBLK_IO_F_FUA, 8, 16), 4096, RequestFlags::NONE, Overlays::default()).unwrap();
         assert_eq!(work.operation, Operation::WRITE);
         assert_eq!(work.flags, RequestFlags::FUA);
         assert_eq!((work.start, work.len_bytes()), (Sectors::new(16), 4096));
@@ -669,13 +752,16 @@ mod tests {
 
     #[test]
     fn data_longer_than_the_buffer_is_not_believed() {
-        assert_eq!(Work::read(&descriptor(0, 9, 0), 4096, false, Overlays::default()), Err(("nr_sectors", 9)));
         assert_eq!(
-            Work::read(&descriptor(1, u32::MAX, 0), 4096, false, Overlays::default()),
+            Work::read(&descriptor(0, 9, 0), 4096, RequestFlags::NONE, Overlays::default()),
+            Err(("nr_sectors", 9))
+        );
+        assert_eq!(
+            Work::read(&descriptor(1, u32::MAX, 0), 4096, RequestFlags::NONE, Overlays::default()),
             Err(("nr_sectors", u32::MAX.into()))
         );
         // A discard moves no data, and may be as long as it likes.
-        assert!(Work::read(&descriptor(3, u32::MAX, 0), 4096, false, Overlays::default()).is_ok());
+        assert!(Work::read(&descriptor(3, u32::MAX, 0), 4096, RequestFlags::NONE, Overlays::default()).is_ok());
     }
 
     #[test]
@@ -683,7 +769,7 @@ mod tests {
         for flag in [UBLK_IO_F_NEED_REG_BUF, UBLK_IO_F_SHMEM_ZC] {
             let op_flags = 1 | flag;
             assert_eq!(
-                Work::read(&descriptor(op_flags, 8, 0), 4096, false, Overlays::default()),
+                Work::read(&descriptor(op_flags, 8, 0), 4096, RequestFlags::NONE, Overlays::default()),
                 Err(("op_flags", op_flags.into()))
             );
         }
@@ -692,24 +778,24 @@ mod tests {
     #[test]
     fn a_range_past_the_last_byte_is_not_believed() {
         assert_eq!(
-            Work::read(&descriptor(3, 1, u64::MAX), 4096, false, Overlays::default()),
+            Work::read(&descriptor(3, 1, u64::MAX), 4096, RequestFlags::NONE, Overlays::default()),
             Err(("start_sector", u64::MAX))
         );
-        assert!(Work::read(&descriptor(0, 1, u64::MAX / 512), 4096, false, Overlays::default()).is_err());
+        assert!(Work::read(&descriptor(0, 1, u64::MAX / 512), 4096, RequestFlags::NONE, Overlays::default()).is_err());
     }
 
     #[test]
     fn what_a_device_does_not_have_is_not_believed() {
         for operation in Operation::OF_ZONES {
             let op_flags = operation.raw().into();
-            let read = |overlays| Work::read(&descriptor(op_flags, 1, 0), 4096, false, overlays);
+            let read = |overlays| Work::read(&descriptor(op_flags, 1, 0), 4096, RequestFlags::NONE, overlays);
             assert_eq!(read(Overlays::default()), Err(("op_flags", op_flags.into())), "{operation:?}");
             assert!(read(OVERLAYS).is_ok(), "{operation:?}");
         }
         // Only data has metadata beside it.
         for operation in [0, 1, 2, 3, UBLK_IO_OP_REPORT_ZONES.into()] {
             let op_flags = operation | UBLK_IO_F_INTEGRITY;
-            let read = |overlays| Work::read(&descriptor(op_flags, 1, 0), 4096, false, overlays);
+            let read = |overlays| Work::read(&descriptor(op_flags, 1, 0), 4096, RequestFlags::NONE, overlays);
             assert_eq!(read(OVERLAYS).is_ok(), operation < 3, "{operation}");
             assert_eq!(read(Overlays::new(8192, 0, 0)).is_ok(), operation == 2, "{operation}");
         }
@@ -719,7 +805,7 @@ mod tests {
     fn a_zone_report_is_as_long_as_its_zones_and_no_longer_than_a_request() {
         let report = |zones, start| {
             let descriptor = descriptor(UBLK_IO_OP_REPORT_ZONES.into(), zones, start);
-            Work::read(&descriptor, 4096, false, OVERLAYS)
+            Work::read(&descriptor, 4096, RequestFlags::NONE, OVERLAYS)
         };
         assert_eq!(report(64, 8192).unwrap().len_bytes(), 4096);
         assert_eq!(report(64, 8192).unwrap().data_len(), 0);
@@ -736,7 +822,7 @@ mod tests {
         assert_eq!(append.range(Operation::WRITE, 0, 4096), Ok(0..4096));
         assert_eq!(append.range(Operation::READ, 0, 4096), Err(Errno::EINVAL));
         let descriptor = descriptor(UBLK_IO_OP_ZONE_APPEND.into(), 9, 0);
-        assert_eq!(Work::read(&descriptor, 4096, false, OVERLAYS), Err(("nr_sectors", 9)));
+        assert_eq!(Work::read(&descriptor, 4096, RequestFlags::NONE, OVERLAYS), Err(("nr_sectors", 9)));
     }
 
     #[test]
@@ -778,7 +864,7 @@ mod tests {
 
     #[test]
     fn a_flush_has_no_range_whatever_its_descriptor_says() {
-        let work = Work::read(&descriptor(2, 0, u64::MAX), 4096, false, Overlays::default()).unwrap();
+        let work = Work::read(&descriptor(2, 0, u64::MAX), 4096, RequestFlags::NONE, Overlays::default()).unwrap();
         assert_eq!((work.start, work.len_bytes()), (Sectors::new(0), 0));
     }
 

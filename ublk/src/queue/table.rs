@@ -6,8 +6,6 @@
 //!                             └ status │ operation │ ranges, which the kernel reads
 //! ```
 
-#![expect(unsafe_code, reason = "says which of its structs are plain integers; accesses nothing itself")]
-
 use ublk_sys::io_uring_sqe;
 
 use crate::error::Error;
@@ -18,8 +16,7 @@ use crate::units::usize_from;
 /// Ranges that one operation can have.
 pub(super) const SEGMENTS: usize = 16;
 
-/// A `struct iovec`, as the kernel reads it.
-#[repr(C)]
+/// A `struct iovec`, as the kernel reads it: in two words of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(super) address: u64,
@@ -28,16 +25,11 @@ pub(crate) struct Segment {
 
 impl Segment {
     pub(super) const EMPTY: Segment = Segment { address: 0, len: 0 };
-}
 
-// SAFETY: integers only, 16 bytes that both fill (asserted below).
-unsafe impl Plain for Segment {}
-// SAFETY: integers only, which fill the struct: 2 of 4 bytes, 5 of 8, 2 of 2 and one of 4 (asserted below).
-unsafe impl Plain for Record {}
-// SAFETY: integers only, which fill the struct: 4, 2, 2, 4 and 4 bytes (asserted below).
-unsafe impl Plain for Status {}
-// SAFETY: integers only, and assert_layout! in ublk-sys shows that they fill the struct.
-unsafe impl Plain for io_uring_sqe {}
+    fn words(self) -> [u64; 2] {
+        [self.address, self.len]
+    }
+}
 
 /// What holds of a tag, a bit each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +50,11 @@ impl Mark {
     pub(super) const BOUNCED: Mark = Mark(1 << 5);
 }
 
+/// Where among the marks the number of the tag's buffer stands, and that it has one.
+const BUFFER_SHIFT: u32 = 32;
+const HAS_BUFFER: u64 = 1 << 48;
+
 /// What a request was when its operations were started, and how many are under way.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(super) op_flags: u32,
@@ -75,10 +70,29 @@ pub(crate) struct Record {
     pub(super) left: u16,
     /// 1: a part does not do.
     pub(super) must_be_whole: u32,
+    /// How operations name the first byte.
+    pub(super) base: u64,
+    /// Where the data is in shared memory, as the descriptor has it.
+    pub(super) addr: u64,
+}
+
+impl Record {
+    fn words(self) -> [u64; 9] {
+        let counts = pair(pair16(self.count, self.left), self.must_be_whole);
+        let (range, moved) = (pair(self.op_flags, self.sectors), [self.mark, self.end, self.integrity_mark]);
+        let [mark, end, integrity_mark] = moved;
+        [range, self.start, self.label, mark, end, integrity_mark, counts, self.base, self.addr]
+    }
+
+    fn of(words: [u64; 9]) -> Record {
+        let [range, start, label, mark, end, integrity_mark, counts, base, addr] = words;
+        let ((op_flags, sectors), (both, must_be_whole)) = (halves(range), halves(counts));
+        let (count, left) = halves16(both);
+        Record { op_flags, sectors, start, label, mark, end, integrity_mark, count, left, must_be_whole, base, addr }
+    }
 }
 
 /// Of one operation, what is looked at when it completes.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Status {
     result: i32,
@@ -87,6 +101,38 @@ pub(crate) struct Status {
     segments: u16,
     start: u32,
     len: u32,
+}
+
+impl Status {
+    fn words(self) -> [u64; 2] {
+        let [r0, r1, r2, r3] = self.result.to_le_bytes();
+        let result = u32::from_le_bytes([r0, r1, r2, r3]);
+        [pair(result, pair16(self.state, self.segments)), pair(self.start, self.len)]
+    }
+
+    fn of([first, second]: [u64; 2]) -> Status {
+        let ((result, both), (start, len)) = (halves(first), halves(second));
+        let (state, segments) = halves16(both);
+        Status { result: i32::from_le_bytes(result.to_le_bytes()), state, segments, start, len }
+    }
+}
+
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+fn halves(word: u64) -> (u32, u32) {
+    let [l0, l1, l2, l3, h0, h1, h2, h3] = word.to_le_bytes();
+    (u32::from_le_bytes([l0, l1, l2, l3]), u32::from_le_bytes([h0, h1, h2, h3]))
+}
+
+fn pair16(low: u16, high: u16) -> u32 {
+    u32::from(low) | u32::from(high) << 16
+}
+
+fn halves16(both: u32) -> (u16, u16) {
+    let [l0, l1, h0, h1] = both.to_le_bytes();
+    (u16::from_le_bytes([l0, l1]), u16::from_le_bytes([h0, h1]))
 }
 
 /// Not started, or completed.
@@ -116,10 +162,11 @@ pub(super) struct Entry {
 }
 
 const MARKS_BYTES: usize = size_of::<u64>();
-const RECORD_BYTES: usize = size_of::<Record>();
-const STATUS_BYTES: usize = size_of::<Status>();
+const RECORD_BYTES: usize = size_of::<[u64; 9]>();
+const STATUS_BYTES: usize = size_of::<[u64; 2]>();
+const SEGMENT_BYTES: usize = size_of::<[u64; 2]>();
 const OP_BYTES: usize = size_of::<io_uring_sqe>();
-const SLOT_BYTES: usize = STATUS_BYTES + OP_BYTES + SEGMENTS * size_of::<Segment>();
+const SLOT_BYTES: usize = STATUS_BYTES + OP_BYTES + SEGMENTS * SEGMENT_BYTES;
 
 /// What is remembered of all tags.
 #[derive(Debug)]
@@ -174,6 +221,18 @@ impl Table {
         self.change(tag, |marks| (marks & mark.0 != 0).then_some(marks & !mark.0))
     }
 
+    /// The buffer that was chosen for the tag.
+    pub(super) fn buffer(&self, tag: Tag) -> Option<Tag> {
+        let marks = self.read::<u64>(self.marks_offset(tag)?)?;
+        let [_, _, _, _, b0, b1, _, _] = marks.to_le_bytes();
+        (marks & HAS_BUFFER != 0).then(|| Tag::new(u16::from_le_bytes([b0, b1])))
+    }
+
+    pub(super) fn set_buffer(&self, tag: Tag, buffer: Option<Tag>) {
+        let bits = buffer.map_or(0, |buffer| HAS_BUFFER | u64::from(buffer.raw()) << BUFFER_SHIFT);
+        self.change(tag, |marks| Some(marks & ((1 << BUFFER_SHIFT) - 1) | bits));
+    }
+
     fn change(&self, tag: Tag, change: impl FnOnce(u64) -> Option<u64>) -> bool {
         let Some(place) = self.marks_offset(tag) else { return false };
         let changed = self.read(place).and_then(change);
@@ -181,19 +240,19 @@ impl Table {
     }
 
     pub(super) fn record(&self, tag: Tag) -> Option<Record> {
-        self.read(self.record_offset(tag)?)
+        self.read(self.record_offset(tag)?).map(Record::of)
     }
 
     pub(super) fn set_record(&self, tag: Tag, record: Record) -> Option<()> {
-        self.write(self.record_offset(tag)?, record)
+        self.write(self.record_offset(tag)?, record.words())
     }
 
     fn status(&self, tag: Tag, index: u16) -> Option<Status> {
-        self.read(self.slot_offset(tag, index)?)
+        self.read(self.slot_offset(tag, index)?).map(Status::of)
     }
 
     fn set_status(&self, tag: Tag, index: u16, status: Status) -> Option<()> {
-        self.write(self.slot_offset(tag, index)?, status)
+        self.write(self.slot_offset(tag, index)?, status.words())
     }
 
     pub(super) fn entry(&self, tag: Tag, index: u16) -> Option<Entry> {
@@ -228,21 +287,24 @@ impl Table {
 
     /// Where the kernel finds the ranges of an operation.
     pub(super) fn segments_address(&self, tag: Tag, index: u16) -> Option<u64> {
-        self.mapping.as_ref()?.address(self.segments_offset(tag, index)?, SEGMENTS * size_of::<Segment>())
+        self.mapping.as_ref()?.address(self.segments_offset(tag, index)?, SEGMENTS * SEGMENT_BYTES)
     }
 
     pub(super) fn set_segments(&self, tag: Tag, index: u16, segments: &[Segment]) -> Option<()> {
         let mut offset = self.segments_offset(tag, index)?;
         for segment in segments.iter().take(SEGMENTS) {
-            self.write(offset, *segment)?;
-            offset += size_of::<Segment>();
+            self.write(offset, segment.words())?;
+            offset += SEGMENT_BYTES;
         }
         Some(())
     }
 
     fn segment(&self, tag: Tag, index: u16, segment: usize) -> Option<Segment> {
         let offset = self.segments_offset(tag, index)?;
-        (segment < SEGMENTS).then(|| offset + segment * size_of::<Segment>()).and_then(|place| self.read(place))
+        (segment < SEGMENTS)
+            .then(|| offset + segment * SEGMENT_BYTES)
+            .and_then(|place| self.read::<[u64; 2]>(place))
+            .map(|[address, len]| Segment { address, len })
     }
 
     /// The operation goes to the kernel.
@@ -324,4 +386,81 @@ fn stride(slots: u16) -> usize {
     MARKS_BYTES + RECORD_BYTES + usize::from(slots) * SLOT_BYTES
 }
 
-const _: () = assert!(size_of::<Segment>() == 16 && RECORD_BYTES == 56 && STATUS_BYTES == 16 && SLOT_BYTES % 8 == 0);
+const _: () = assert!(SLOT_BYTES % 8 == 0);
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, Kind, Mark, Record, Segment, Table};
+    use crate::Tag;
+    use ublk_sys::io_uring_sqe;
+
+    const BASE: u64 = 0x7000_0000;
+
+    /// Operations of one request that moved these ranges of it, each with what the kernel answered.
+    fn moved(operations: &[(&[core::ops::Range<usize>], i32)], mark: u64) -> (u64, u64, bool) {
+        let (table, tag) = (Table::map(2, 8).unwrap(), Tag::new(1));
+        let mut count = 0;
+        for (ranges, result) in operations {
+            let segments: std::vec::Vec<Segment> = ranges
+                .iter()
+                .map(|range| Segment {
+                    address: BASE + u64::try_from(range.start).unwrap(),
+                    len: range.len().try_into().unwrap(),
+                })
+                .collect();
+            let (start, len, segments_count) = (ranges[0].start, ranges[0].len(), ranges.len());
+            let sqe = io_uring_sqe::default();
+            table.set_segments(tag, count, &segments).unwrap();
+            table.set_entry(tag, count, Entry { kind: Kind::Data, sqe, start, len, segments: segments_count }).unwrap();
+            table.begin(tag, count).unwrap();
+            table.end(tag, count, *result).unwrap();
+            count += 1;
+        }
+        table.moved(tag, count, BASE, mark, mark)
+    }
+
+    #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "an operation of one range")]
+    fn the_mark_is_the_end_of_what_was_moved_without_a_gap_in_whichever_order() {
+        assert_eq!(moved(&[(&[0..512], 512)], 0), (512, 512, false));
+        assert_eq!(moved(&[(&[512..1024], 512), (&[0..512], 512)], 0), (1024, 1024, false));
+        assert_eq!(moved(&[(&[512..1024], 512), (&[0..512], 100)], 0), (100, 1024, false));
+        assert_eq!(moved(&[(&[0..512, 1024..1536], 700), (&[512..1024], 512)], 0), (1212, 1212, false));
+        assert_eq!(moved(&[(&[1024..1536, 0..512], 1024), (&[512..1024], 512)], 0), (1536, 1536, false));
+        assert_eq!(moved(&[(&[700..1024], 324)], 700), (1024, 1024, false));
+    }
+
+    #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "an operation of one range")]
+    fn an_operation_that_failed_moved_nothing_and_one_that_lies_no_more_than_it_was_to() {
+        assert_eq!(moved(&[(&[0..512], -5)], 0), (0, 0, true));
+        assert_eq!(moved(&[(&[0..512], i32::MAX)], 0), (512, 512, false));
+        assert_eq!(moved(&[(&[0..512], i32::MIN), (&[0..512], 512)], 0), (512, 512, true));
+        assert_eq!(moved(&[(&[0..512], 0)], 0), (0, 0, false));
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_request_is_what_was_noted() {
+        let (table, tag) = (Table::map(1, 1).unwrap(), Tag::new(0));
+        let mut record = Record { op_flags: 1, sectors: 2, start: 3, label: 4, mark: 5, end: 6, ..Record::default() };
+        (record.integrity_mark, record.count, record.left, record.must_be_whole) = (7, 8, u16::MAX, u32::MAX - 1);
+        (record.base, record.addr) = (u64::MAX, 9);
+        table.set_record(tag, record).unwrap();
+        assert_eq!(table.record(tag), Some(record));
+    }
+
+    #[test]
+    fn what_is_not_under_way_does_not_end_and_no_tag_or_slot_beyond_the_last_is_there() {
+        let (table, tag) = (Table::map(2, 1).unwrap(), Tag::new(0));
+        assert_eq!(table.end(tag, 0, 0), None);
+        table.begin(tag, 0).unwrap();
+        assert_eq!(table.end(tag, 0, 7), Some(()));
+        assert_eq!((table.end(tag, 0, 8), table.result(tag, 0)), (None, Some(7)));
+        assert!(table.begin(tag, 1).is_none() && table.begin(Tag::new(2), 0).is_none());
+        assert!(table.set_record(Tag::new(2), Record::default()).is_none());
+        assert!(!table.set(Tag::new(2), Mark::OPERATING) && !table.has(Tag::new(2), Mark::OPERATING));
+        assert!(table.set(tag, Mark::OPERATING) && !table.set(tag, Mark::OPERATING));
+        assert!(!table.has(Tag::new(1), Mark::OPERATING) && !table.has(tag, Mark::BOUNCED));
+        assert!(table.clear(tag, Mark::OPERATING) && !table.clear(tag, Mark::OPERATING));
+    }
+}

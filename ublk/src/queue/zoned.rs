@@ -21,7 +21,7 @@ use core::mem::ManuallyDrop;
 
 use crate::errno::Errno;
 use crate::mode::UserCopied;
-use crate::queue::overlays::Overlays;
+use crate::overlays::Overlays;
 use crate::queue::request::{Held, Operation, Request};
 use crate::units::Sectors;
 use crate::zone::{REPORTED_BYTES, Zone};

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Buffers that a ring's operations take for themselves when there is something to put there.
-#![expect(
-    unsafe_code,
-    reason = "memory that the kernel writes whenever an operation has something: it is not unmapped"
-)]
+#![expect(unsafe_code, reason = "memory that the kernel writes until a caller promises that it has ended")]
 
 use ublk_sys::{
     IORING_CQE_BUFFER_SHIFT, IORING_CQE_F_BUF_MORE, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE, IOU_PBUF_RING_INC,
@@ -40,6 +37,7 @@ static_assertions::assert_impl_all!(BufferUse: Send, Sync);
 pub struct BufferRing {
     queue: ProvidedQueue,
     group: u16,
+    used: BufferUse,
     /// The buffer that the kernel has used a part of, and how many bytes.
     part: Option<(u16, u32)>,
 }
@@ -56,25 +54,45 @@ impl BufferRing {
         buffer_bytes: u32,
         used: BufferUse,
     ) -> Result<BufferRing, Error> {
-        let memory = BufferMemory::map(count, buffer_bytes)?;
-        let flags = match used {
+        let queue = ProvidedQueue::new(BufferMemory::map(count, buffer_bytes)?);
+        let mut buffers = BufferRing { queue, group, used, part: None };
+        if let Err(error) = buffers.give(ring) {
+            // SAFETY: the kernel did not take it.
+            unsafe { buffers.unmap() };
+            return Err(error);
+        }
+        buffers.provide_all()?;
+        Ok(buffers)
+    }
+
+    /// Has the kernel take buffers from this memory, of which it has none yet.
+    fn give(&self, ring: &Fd) -> Result<(), Error> {
+        let flags = match self.used {
             BufferUse::Whole => 0,
             BufferUse::Piecewise => IOU_PBUF_RING_INC,
         };
-        let address = memory.address().unwrap_or(0);
-        // SAFETY: the entries, and the buffers that this type has them name, lie in `memory`, which is unmapped below, where the
-        // kernel did not take it, or by `unmap`, whose caller promises that the ring uses it no more (P1).
-        let registered = unsafe { syscall::register_buffer_ring(ring, address, count.into(), group, flags) };
-        if let Err(errno) = registered {
-            // SAFETY: the kernel did not take it.
-            unsafe { memory.unmap() };
-            return Err(SystemCall::RegisterBufferRing.failed(errno));
-        }
-        let mut buffers = BufferRing { queue: ProvidedQueue::new(memory), group, part: None };
-        for buffer in 0..count {
-            buffers.provide(buffer)?;
-        }
-        Ok(buffers)
+        let memory = &self.queue.memory;
+        let (address, count) = (memory.address().unwrap_or(0), self.count().into());
+        // SAFETY: the entries, and the buffers that this type has them name, lie in `memory`, which is unmapped by `unmap` alone,
+        // where the kernel did not take it, or whose caller promises that the ring uses it no more (P1).
+        let registered = unsafe { syscall::register_buffer_ring(ring, address, count, self.group, flags) };
+        registered.map_err(|errno| SystemCall::RegisterBufferRing.failed(errno))
+    }
+
+    fn provide_all(&mut self) -> Result<(), Error> {
+        (0..self.count()).try_for_each(|buffer| self.provide(buffer))
+    }
+
+    /// Takes all buffers back from the kernel, and gives them anew.
+    ///
+    /// An operation that has selected one, if there is any, may still write there: the memory stays.
+    pub(super) fn reset(&mut self, ring: &Fd) -> Result<(), Error> {
+        let gone = syscall::unregister_buffer_ring(ring, self.group);
+        gone.map_err(|errno| SystemCall::RegisterBufferRing.failed(errno))?;
+        self.queue.restart();
+        self.part = None;
+        self.give(ring)?;
+        self.provide_all()
     }
 
     /// The group's number on its ring.
@@ -181,19 +199,30 @@ impl Completion {
 }
 
 #[cfg(test)]
+impl BufferRing {
+    /// Buffers that no ring has, so that the test plays the kernel.
+    pub(crate) fn fake(group: u16, count: u16, buffer_bytes: u32) -> BufferRing {
+        let queue = ProvidedQueue::new(BufferMemory::map(count, buffer_bytes).unwrap());
+        BufferRing { queue, group, used: BufferUse::Piecewise, part: None }
+    }
+
+    /// What the kernel writes to a buffer.
+    pub(crate) fn fill(&self, buffer: u16, offset: u32, bytes: &[u8]) {
+        self.queue.memory.fill(buffer, usize_from(offset), bytes);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::BufferRing;
     use crate::error::Error;
     use crate::ring::cq::Completion;
-    use crate::ring::memory::BufferMemory;
-    use crate::ring::provided::ProvidedQueue;
     use core::sync::atomic::Ordering;
     use ublk_sys::{IORING_CQE_F_BUF_MORE, IORING_CQE_F_BUFFER, IORING_CQE_F_MORE};
 
     /// Two buffers of eight bytes that no ring has.
     fn fake() -> BufferRing {
-        let queue = ProvidedQueue::new(BufferMemory::map(2, 8).unwrap());
-        BufferRing { queue, group: 0, part: None }
+        BufferRing::fake(0, 2, 8)
     }
 
     fn completion(buffer: u32, result: i32, flags: u32) -> Completion {

@@ -180,8 +180,8 @@ impl Op {
     }
 
     /// Discards `len` bytes of a block device from `offset`, both in bytes and whole logical blocks: what they hold is
-    /// lost, and what is read from there then depends on the device (`BLOCK_URING_CMD_DISCARD`, Linux 6.12). Of another file
-    /// the result is `EOPNOTSUPP` or `EINVAL`. In liburing: `io_uring_prep_cmd_discard()`.
+    /// lost, and what is read from there then depends on the device (`BLOCK_URING_CMD_DISCARD`, Linux 6.12). Of a file that is no
+    /// block device the result is as a rule `-EOPNOTSUPP`. In liburing: `io_uring_prep_cmd_discard()`.
     #[must_use]
     pub fn block_discard<'f>(file: impl Into<OpFile<'f>>, offset: u64, len: u64) -> Op {
         let mut sqe = uring_cmd(file.into(), BLOCK_URING_CMD_DISCARD);
@@ -308,7 +308,8 @@ impl Op {
     /// (`IORING_OP_FSYNC`, Linux 5.1; `fsync(2)`, `fdatasync(2)`). In liburing: `io_uring_prep_fsync()`.
     ///
     /// That is what was written before: a write that is under way is not waited for. Let the sync be
-    /// [`linked`](Op::linked) to it.
+    /// [`linked`](Op::linked) to it. What is linked to the sync starts also where that fails, and with
+    /// [`skip_success`](Op::skip_success) its failure is not heard of: the kernel does not count it as one.
     #[must_use]
     pub fn fsync<'f>(file: impl Into<OpFile<'f>>, data_only: bool) -> Op {
         let mut sqe = on(IORING_OP_FSYNC, file.into());
@@ -318,6 +319,9 @@ impl Op {
 
     /// Gives `len` bytes of `file` from `offset` their space, or with a `mode` of `FALLOC_FL_*` takes it away
     /// (`IORING_OP_FALLOCATE`, Linux 5.6; `fallocate(2)`). In liburing: `io_uring_prep_fallocate()`.
+    ///
+    /// As of an [`fsync`](Op::fsync), its failure does not count as one to what is linked to it and with
+    /// [`skip_success`](Op::skip_success).
     #[must_use]
     pub fn fallocate<'f>(file: impl Into<OpFile<'f>>, mode: u32, offset: u64, len: u64) -> Op {
         // The length stands where others have an address.
@@ -424,12 +428,16 @@ impl Op {
     }
 
     /// As [`linked`](Op::linked), and the next operation starts also if this one fails (`IOSQE_IO_HARDLINK`, Linux 5.5).
+    ///
+    /// One that the kernel refuses as it takes it, because there is something in it that it does not know, cancels its whole chain all
+    /// the same, and so, before Linux 6.15, does one that names a registered buffer that there is not.
     #[must_use]
     pub const fn hard_linked(self) -> Op {
         self.with(IOSQE_IO_HARDLINK)
     }
 
-    /// Has no completion unless it fails (`IOSQE_CQE_SKIP_SUCCESS`, Linux 5.17).
+    /// Has no completion unless it fails (`IOSQE_CQE_SKIP_SUCCESS`, Linux 5.17). Not for a [`fsync`](Op::fsync) or
+    /// [`fallocate`](Op::fallocate) whose failure matters.
     ///
     /// What its maker has promised until its completion is then to be kept until something else shows that it has ended: the
     /// completion of what is linked to it.

@@ -35,6 +35,13 @@ impl ProvidedQueue {
         self.memory.tail().store(self.tail, Ordering::Release);
         Some(())
     }
+
+    /// Begins anew, with nothing provided, while the kernel has no such queue.
+    pub(super) fn restart(&mut self) {
+        self.tail = 0;
+        // ORDERING: nobody looks before the system call that gives the memory to the kernel.
+        self.memory.tail().store(0, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]

@@ -158,6 +158,23 @@ impl Ring<Local> {
         register_sparse(&self.fd, Registered::Buffers, count)
     }
 
+    /// Puts memory of this process into a slot of the table of buffers, whose pages the kernel pins until the slot is emptied or the
+    /// ring has ended: `len` bytes at `address`.
+    ///
+    /// In liburing: `io_uring_register_buffers_update_tag()`.
+    pub(crate) fn set_buffer(&self, index: u32, address: u64, len: u64) -> Result<(), Error> {
+        match syscall::update_buffer(&self.fd, index, address, len) {
+            Ok(1) => Ok(()),
+            Ok(other) => Err(Error::Implausible { what: "the count of changed buffers, of one", value: other.into() }),
+            Err(errno) => Err(SystemCall::RegisterBuffers.failed(errno)),
+        }
+    }
+
+    /// Empties a slot of the table of buffers.
+    pub(crate) fn clear_buffer(&self, index: u32) -> Result<(), Error> {
+        self.set_buffer(index, 0, 0)
+    }
+
     /// As [`DisabledRing::register_buffer_ring`].
     ///
     /// # Errors
@@ -171,5 +188,21 @@ impl Ring<Local> {
         used: BufferUse,
     ) -> Result<BufferRing, Error> {
         BufferRing::register(&self.fd, group, count, buffer_bytes, used)
+    }
+
+    /// Has the kernel begin anew with a group of provided buffers: none is used, and all are provided. For a group of which it is not
+    /// known how far they are used.
+    ///
+    /// Operations that select from the group, of which none should be under way, find no buffer meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] with [`SystemCall::RegisterBufferRing`]. The ring then may have no such group.
+    ///
+    /// # Kernel
+    ///
+    /// `IORING_UNREGISTER_PBUF_RING` and `IORING_REGISTER_PBUF_RING`, Linux 5.19.
+    pub fn reset_buffer_ring(&self, buffers: &mut BufferRing) -> Result<(), Error> {
+        buffers.reset(&self.fd)
     }
 }

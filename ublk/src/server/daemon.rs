@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The thread of one queue.
+//! A thread of a server, and its queues.
 
 use core::any::Any;
 use core::panic::AssertUnwindSafe;
@@ -11,12 +11,16 @@ use std::panic;
 use std::string::String;
 use std::sync::mpsc;
 use std::time::Instant;
+use std::vec::Vec;
 
 use crate::control::CpuSet;
 use crate::errno::Errno;
 use crate::error::{Error, Message};
+use crate::id::QueueId;
 use crate::mode::Mode;
+use crate::poll::poll;
 use crate::queue::{Answered, Event, Operation, PreparedQueue, Queue};
+use crate::ring::Wake;
 use crate::server::stop::Bell;
 
 /// How long the threads of a device that is stopped, or abandoned, may take to notice.
@@ -66,97 +70,169 @@ pub(super) enum Report {
     Ended(Result<(), Error>),
 }
 
-/// A queue, and the CPUs that its thread is to run on.
+/// The queues of one thread, and the CPUs that it is to run on.
 pub(super) struct Daemon<M: Mode, P> {
-    pub(super) queue: PreparedQueue<M>,
-    /// What the target has of its own for this queue.
-    pub(super) own: P,
+    /// Each with what the target has of its own for it.
+    pub(super) queues: Vec<(PreparedQueue<M>, P)>,
     pub(super) cpus: Option<CpuSet>,
 }
 
+/// The most queues of a thread that has several: it polls their rings, and the bell that tells it to leave.
+pub(super) const MAX_QUEUES: usize = 63;
+
 impl<M: Mode, P> Daemon<M, P> {
-    /// Serves the queue, and reports its end, whatever that is.
+    /// Serves the queues, and reports their end, whatever that is.
     ///
-    /// What is returned of a queue that was not finished is to be dropped when the thread has ended: on Linux 6.12 a request
+    /// What is returned of queues that were not finished is to be dropped when the thread has ended: on Linux 6.12 a request
     /// that is being delivered to a ring that ends before its thread does is never ended itself.
-    pub(super) fn run<T>(self, shared: &Shared<T>, report: &mpsc::Sender<Report>) -> Option<OwnedFd>
+    pub(super) fn run<T>(self, shared: &Shared<T>, report: &mpsc::Sender<Report>) -> Vec<OwnedFd>
     where
         T: Fn(&P, Event<'_, M>) + Sync,
     {
-        let id = self.queue.id();
-        let mut ring = None;
-        let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(shared, report, &mut ring)));
-        let ended = served.unwrap_or_else(|payload| Err(Error::Panicked { queue: id, message: said(payload) }));
+        let queue = self.queues.first().map_or(QueueId::new(0), |(queue, _)| queue.id());
+        let mut rings = Vec::new();
+        let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(shared, report, &mut rings)));
+        let ended = served.unwrap_or_else(|payload| Err(Error::Panicked { queue, message: said(payload) }));
         // The other end is gone only where nobody wants to know any more.
         let _ = report.send(Report::Ended(ended));
         shared.news.notify();
-        ring
+        rings
     }
 
     /// Serves until the device is stopped, or the server is to be abandoned.
-    fn serve<T>(
-        self,
-        shared: &Shared<T>,
-        report: &mpsc::Sender<Report>,
-        ring: &mut Option<OwnedFd>,
-    ) -> Result<(), Error>
+    fn serve<T>(self, shared: &Shared<T>, report: &mpsc::Sender<Report>, rings: &mut Vec<OwnedFd>) -> Result<(), Error>
     where
         T: Fn(&P, Event<'_, M>) + Sync,
     {
-        let id = self.queue.id();
         if let Some(cpus) = self.cpus {
             cpus.pin_thread()?;
         }
-        let own = self.own;
-        let mut served = Served { queue: self.queue.fetch()?, ring };
-        let queue = &mut served.queue;
-        queue.wake_on(shared.abandon.fd())?;
+        let mut served = Served { queues: Vec::new(), rings };
+        for (queue, own) in self.queues {
+            served.queues.push(Serving { queue: queue.fetch()?, own, seen: Answered::default() });
+        }
+        if let [only] = &*served.queues {
+            only.queue.wake_on(shared.abandon.fd())?;
+        }
         // What the driver refuses of the fetches, it has refused by now.
-        let mut seen = Answered::default();
-        let mut panicked = answer_all(queue, &own, shared, &mut seen)?;
+        let mut ready = [true; MAX_QUEUES];
+        let mut panicked = served.answer(shared, &ready)?;
         let _ = report.send(Report::Fetched);
         shared.news.notify();
-        while !queue.is_finished() && !queue.is_woken() {
-            queue.wait(None)?;
-            panicked = panicked.or(answer_all(queue, &own, shared, &mut seen)?);
+        let mut abandoned = false;
+        while !served.is_finished() && !abandoned {
+            (ready, abandoned) = served.wait(Some(&shared.abandon), None)?;
+            panicked = panicked.or(served.answer(shared, &ready)?);
         }
-        leave(queue)?;
-        panicked.map_or(Ok(()), |message| Err(Error::Panicked { queue: id, message }))
+        served.leave()?;
+        panicked.map_or(Ok(()), |(queue, message)| Err(Error::Panicked { queue, message }))
     }
 }
 
-/// A queue that is served; of one that is dropped unfinished, its ring's descriptor stays in `ring`.
-struct Served<'r, M: Mode> {
+/// A queue that is served.
+struct Serving<M: Mode, P> {
     queue: Queue<M>,
-    ring: &'r mut Option<OwnedFd>,
+    own: P,
+    seen: Answered,
 }
 
-impl<M: Mode> Drop for Served<'_, M> {
+/// The queues of a thread; of those that are dropped unfinished, the rings' descriptors stay in `rings`.
+struct Served<'r, M: Mode, P> {
+    queues: Vec<Serving<M, P>>,
+    rings: &'r mut Vec<OwnedFd>,
+}
+
+impl<M: Mode, P> Served<'_, M, P> {
+    fn is_finished(&self) -> bool {
+        self.queues.iter().all(|serving| serving.queue.is_finished())
+    }
+
+    /// Submits what was answered, and waits until a queue has something; which ones may, and whether `abandon` says so.
+    fn wait(&self, abandon: Option<&Bell>, time: Option<Duration>) -> Result<([bool; MAX_QUEUES], bool), Error> {
+        if let [only] = &*self.queues {
+            only.queue.wait(time)?;
+            return Ok(([true; MAX_QUEUES], only.queue.is_woken()));
+        }
+        // `answer` has submitted everything.
+        let mut fds = [-1; MAX_QUEUES + 1];
+        let (bell, rings) = fds.split_first_mut().map_or((None, &mut [][..]), |(bell, rings)| (Some(bell), rings));
+        if let (Some(bell), Some(abandon)) = (bell, abandon) {
+            *bell = abandon.fd().raw();
+        }
+        for (fd, serving) in rings.iter_mut().zip(&self.queues) {
+            if !serving.queue.is_finished() {
+                *fd = serving.queue.ring_fd();
+            }
+        }
+        let polled = poll(fds, time)?;
+        let ready = core::array::from_fn(|index| polled.get(index + 1).copied().unwrap_or(false));
+        Ok((ready, polled.first().copied().unwrap_or(false)))
+    }
+
+    /// Answers what the queues that are ready have; what the target said if it panicked.
+    fn answer<T>(&mut self, shared: &Shared<T>, ready: &[bool]) -> Result<Option<(QueueId, Message)>, Error>
+    where
+        T: Fn(&P, Event<'_, M>) + Sync,
+    {
+        let mut panicked = None;
+        let is_alone = self.queues.len() == 1;
+        for (serving, _) in self.queues.iter_mut().zip(ready).filter(|(_, ready)| **ready) {
+            let Serving { queue, own, seen } = serving;
+            loop {
+                let said = answer_all(queue, own, shared, seen)?;
+                panicked = panicked.or(said.map(|message| (queue.id(), message)));
+                // The ring of one among several is not waited for, and so it is left with nothing to submit or to take.
+                if is_alone || queue.wait(Some(Duration::ZERO))? != Wake::Completions {
+                    break;
+                }
+            }
+        }
+        Ok(panicked)
+    }
+
+    /// Fails what is left of queues that are abandoned, for as long as it takes a stop that waited for it to go on and end the
+    /// fetches: a ring that is closed with fetches in flight while a stop ends them makes Linux 7.3 warn. What is detached is
+    /// left to whoever has it, and to the driver.
+    fn leave(&mut self) -> Result<(), Error> {
+        let held = self.queues.iter().filter_map(|serving| {
+            serving.queue.oldest().map(|(tag, age)| (age, Error::Held { queue: serving.queue.id(), tag, age }))
+        });
+        let held = held.max_by_key(|(age, _)| *age);
+        let deadline = Instant::now() + LEAVE_PATIENCE;
+        while !self.is_finished() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let is_alone = self.queues.len() == 1;
+            for Serving { queue, .. } in &mut self.queues {
+                queue.fail_forgotten()?;
+                while !is_alone && queue.wait(Some(Duration::ZERO))? == Wake::Completions {
+                    fail_all(queue)?;
+                }
+            }
+            self.wait(None, Some(left))?;
+            for Serving { queue, .. } in &self.queues {
+                fail_all(queue)?;
+            }
+        }
+        held.map_or(Ok(()), |(_, error)| Err(error))
+    }
+}
+
+impl<M: Mode, P> Drop for Served<'_, M, P> {
     fn drop(&mut self) {
-        if !self.queue.is_finished() {
-            *self.ring = self.queue.as_fd().try_clone_to_owned().ok();
+        for Serving { queue, .. } in self.queues.iter().filter(|serving| !serving.queue.is_finished()) {
+            self.rings.extend(queue.as_fd().try_clone_to_owned());
         }
     }
 }
 
-/// Fails what is left of a queue that is abandoned, for as long as it takes a stop that waited for it to go on and end the
-/// fetches: a ring that is closed with fetches in flight while a stop ends them makes Linux 7.3 warn. What is detached is
-/// left to whoever has it, and to the driver.
-fn leave<M: Mode>(queue: &mut Queue<M>) -> Result<(), Error> {
-    let held = queue.oldest().map(|(tag, age)| Error::Held { queue: queue.id(), tag, age });
-    let deadline = Instant::now() + LEAVE_PATIENCE;
-    while !queue.is_finished() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        queue.fail_forgotten()?;
-        queue.wait(Some(left))?;
-        while let Some(event) = queue.next_event()? {
-            fail(event);
-        }
+fn fail_all<M: Mode>(queue: &Queue<M>) -> Result<(), Error> {
+    while let Some(event) = queue.next_event()? {
+        fail(event);
     }
-    held.map_or(Ok(()), Err)
+    Ok(())
 }
 
 fn fail<M: Mode>(event: Event<'_, M>) {

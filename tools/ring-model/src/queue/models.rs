@@ -13,15 +13,17 @@ use loom::thread;
 use super::mailbox::Letter;
 use super::memory::Memory;
 use super::references::References;
+use super::turn::Turn;
 use crate::explore::{Model, explore};
 use crate::slot::Slot;
 
 /// Each model with its name, the shortest first of each file.
-pub(crate) const ALL: [(&str, Model); 4] = [
+pub(crate) const ALL: [(&str, Model); 5] = [
     ("mailbox: an answer is taken or refused when the queue ends, never both and never neither", ends),
     ("mailbox: a tag's buffer goes to another thread and comes back with the answer, again and again", hand_over),
     ("mailbox: every answer of several threads is collected, however few wake-ups there are", wake_ups),
     ("references: the last one ends what was shared, once, after all that the others did", references),
+    ("turn: a tag's buffer goes from one thread to another, however they hear of it", turns),
 ];
 
 fn letter(tag: usize) -> Letter {
@@ -171,5 +173,31 @@ fn references() -> String {
         let third = third.join().expect("it does not fail");
         assert_eq!([first, second, third].into_iter().filter(|last| *last).count(), 1);
         first
+    })
+}
+
+/// Two threads that serve one queue. The first is done with a tag, and the second hears of that in a way that orders nothing; it may
+/// not hear of it at all, and try too early.
+fn turns() -> String {
+    struct Tag {
+        turn: Turn,
+        buffer: Vec<Slot<u64>>,
+    }
+
+    explore("in which the second had its turn too", || {
+        let tag = Arc::new(Tag { turn: Turn::default(), buffer: Slot::several(1, 0) });
+        assert!(tag.turn.take());
+        let theirs = Arc::clone(&tag);
+        let second = thread::spawn(move || {
+            let mine = theirs.turn.take();
+            if mine {
+                assert_eq!(theirs.buffer[0].get(), 1);
+                theirs.buffer[0].set(2);
+            }
+            mine
+        });
+        tag.buffer[0].set(1);
+        tag.turn.give_back();
+        second.join().expect("it does not fail")
     })
 }

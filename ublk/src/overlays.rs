@@ -7,7 +7,7 @@ use crate::params::Params;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Overlays {
     /// Sectors of a zone; 0 where there are none.
-    pub(super) zone_sectors: u64,
+    pub(crate) zone_sectors: u64,
     /// Bytes of metadata beside each interval of data; 0 where there is none.
     metadata_bytes: u8,
     /// Bytes of such an interval.
@@ -24,19 +24,19 @@ impl Overlays {
     }
 
     /// Whether the device has zones.
-    pub(super) const fn is_zoned(self) -> bool {
+    pub(crate) const fn is_zoned(self) -> bool {
         self.zone_sectors > 0
     }
 
     /// Bytes of metadata beside this many bytes of data; `None` where the device has none.
-    pub(super) fn metadata_len(self, data_len: u64) -> Option<usize> {
+    pub(crate) fn metadata_len(self, data_len: u64) -> Option<usize> {
         let intervals = data_len.checked_div(self.interval_bytes.into())?;
         usize::try_from(intervals.checked_mul(self.metadata_bytes.into())?).ok()
     }
 
     /// Of tests.
     #[cfg(test)]
-    pub(super) const fn new(zone_sectors: u64, metadata_bytes: u8, interval_bytes: u32) -> Overlays {
+    pub(crate) const fn new(zone_sectors: u64, metadata_bytes: u8, interval_bytes: u32) -> Overlays {
         Overlays { zone_sectors, metadata_bytes, interval_bytes }
     }
 }
