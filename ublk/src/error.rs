@@ -179,8 +179,8 @@ impl Sent {
 
     pub(crate) fn of_words(words: [u64; 4], offered: Option<Features>) -> Sent {
         let mut area = [0; 32];
-        for (to, word) in area.chunks_exact_mut(8).zip(words) {
-            to.copy_from_slice(&word.to_ne_bytes());
+        for (to, byte) in area.iter_mut().zip(words.iter().flat_map(|word| word.to_ne_bytes())) {
+            *to = byte;
         }
         Sent { area, offered }
     }

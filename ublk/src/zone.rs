@@ -72,14 +72,13 @@ impl Zone {
 
     /// The 64 bytes of the struct.
     pub(crate) fn to_bytes(self) -> [u8; REPORTED_BYTES] {
-        let numbers = [self.start, self.len, self.write_pointer].map(|sectors| sectors.raw().to_ne_bytes());
+        let [start, len, write_pointer, capacity] =
+            [self.start, self.len, self.write_pointer, self.capacity].map(Sectors::raw);
+        let kinds = u64::from_ne_bytes([self.kind.raw(), self.condition.raw(), 0, 0, 0, 0, 0, 0]);
+        let words = [start, len, write_pointer, kinds, capacity, 0, 0, 0];
         let mut bytes = [0; REPORTED_BYTES];
-        let (head, rest) = bytes.split_at_mut(24);
-        head.copy_from_slice(numbers.as_flattened());
-        if let [kind, condition, _, _, _, _, _, _, capacity @ ..] = rest {
-            (*kind, *condition) = (self.kind.raw(), self.condition.raw());
-            let (capacity, _) = capacity.split_at_mut(8);
-            capacity.copy_from_slice(&self.capacity.raw().to_ne_bytes());
+        for (to, byte) in bytes.iter_mut().zip(words.iter().flat_map(|word| word.to_ne_bytes())) {
+            *to = byte;
         }
         bytes
     }

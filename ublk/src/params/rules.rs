@@ -56,8 +56,7 @@ const RULES: &[Rule] = &[
     }),
     ("the largest request is not larger than the device's", |a| {
         // The driver rounds what was asked for down to whole pages.
-        let pages = u64::from(a.max_io_bytes) / a.page_bytes;
-        u64::from(a.raw.basic.max_sectors) * SECTOR_BYTES > pages * a.page_bytes
+        u64::from(a.raw.basic.max_sectors) * SECTOR_BYTES > a.whole_pages()
     }),
     // Else the block layer would have to cut a block in two.
     ("a chunk is a whole number of logical blocks", |a| {
@@ -104,7 +103,7 @@ const RULES: &[Rule] = &[
     ("the largest request has room for a report of all zones, 64 bytes for each", |a| {
         let zones = a.raw.basic.dev_sectors.checked_div(a.raw.basic.chunk_sectors.into()).unwrap_or(0);
         let bytes = match a.raw.basic.max_sectors {
-            0 => u64::from(a.max_io_bytes) / a.page_bytes * a.page_bytes,
+            0 => a.whole_pages(),
             sectors => u64::from(sectors) * SECTOR_BYTES,
         };
         a.has(UBLK_PARAM_TYPE_ZONED) && zones > bytes / u64_from(REPORTED_BYTES)
@@ -156,6 +155,11 @@ const RULES: &[Rule] = &[
 impl Asked<'_> {
     fn has(&self, kind: u32) -> bool {
         self.raw.types & kind != 0
+    }
+
+    /// What the driver makes of the largest request that was asked for: whole pages.
+    fn whole_pages(&self) -> u64 {
+        u64::from(self.max_io_bytes) & !self.page_bytes.saturating_sub(1)
     }
 
     fn block_sectors(&self) -> u64 {

@@ -253,9 +253,10 @@ impl Commits {
         let (taken, refused) = match u32::try_from(result) {
             Ok(bytes) => {
                 let size = u32::from(self.elements.form.element_bytes);
-                let count = u16::try_from(bytes / size).ok().filter(|count| (1..=sent.count()).contains(count));
+                let count = bytes.checked_div(size).and_then(|count| u16::try_from(count).ok());
+                let count = count.filter(|count| (1..=sent.count()).contains(count));
                 // With an answer that cannot be, it is not known which of them were taken. None is sent again.
-                let count = count.filter(|_| bytes % size == 0);
+                let count = count.filter(|_| bytes.checked_rem(size) == Some(0));
                 (count.ok_or(Error::Implausible { what: "the bytes of a commit", value: bytes.into() })?, None)
             }
             Err(_) => (1, self.elements.tag(sent.half, sent.from)),
