@@ -82,7 +82,7 @@ pub(crate) fn build() -> Result<[StaticProgram; 3]> {
         StaticProgram {
             name: NO_STD,
             path: built(NO_STD, released(NO_STD), &flags[1])?,
-            most_bytes: 48 << 10,
+            most_bytes: 72 << 10,
             panics: "panic=abort: no panic can be reached, or it would not link",
         },
         StaticProgram {
