@@ -14,12 +14,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use harness::{Aligned, Served, is_mapped, nodes, open_direct, quiet_device, serve, serve_events, serve_on};
 use ublk::mode::{self, Mode, UserCopied};
 use ublk::{
     Cache, Completed, Control, DeletedId, Device, DeviceInfo, Errno, Error, Event, Fd, NewDevice, Operation, Params,
-    PreparedQueue, Queue, QueueId, Request, RequestFlags, RingFile, Sectors, Stopped,
+    PreparedQueue, Queue, QueueId, Request, RequestFlags, RingFile, Sectors, Server, StopHandle, Stopped,
 };
 
 const SECTORS: u64 = 16384;
@@ -263,6 +264,43 @@ fn a_server_has_other_than_one_thread_for_each_queue_without_batches_too() {
             }
         }
         assert_eq!(nodes(), before);
+    }
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_server_whose_target_forgets_a_request_names_it_and_ends_however_many_threads_it_has() {
+    let has_batches = has_batches();
+    for (in_batches, queues, threads) in [(false, 4, 1), (true, 4, 1), (true, 1, 4)] {
+        if in_batches && !has_batches {
+            continue;
+        }
+        let device = quiet_device(8).queues(queues);
+        let device = if in_batches { device.batch() } else { device };
+        let (handle, (forgot, has_forgotten)) = (StopHandle::new().unwrap(), mpsc::channel());
+        let forgot = Mutex::new(forgot);
+        let server = Server::new(device, params()).threads(threads).stop_on(&handle);
+        let mut client = None;
+        let ended = server.stop_patience(Duration::from_secs(1)).run(
+            |request| {
+                if request.operation() == Operation::WRITE {
+                    core::mem::forget(request);
+                    forgot.lock().unwrap().send(()).unwrap();
+                } else {
+                    request.complete();
+                }
+            },
+            |info| {
+                let info = *info;
+                client = Some(thread::spawn(move || write_blocks(&info, 1)));
+                has_forgotten.recv().unwrap();
+                handle.stop();
+            },
+        );
+        assert!(matches!(ended, Err(Error::Held { .. })), "{ended:?}");
+        let failed = client.unwrap().join().unwrap().unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(Errno::EIO.raw()));
+        assert_eq!(nodes(), Vec::<String>::new());
     }
 }
 

@@ -123,6 +123,8 @@ impl<M: Mode, P> Daemon<M, P> {
         while !served.is_finished() && !abandoned {
             (ready, abandoned) = served.wait(Some(&shared.abandon), None)?;
             panicked = panicked.or(served.answer(shared, &ready)?);
+            // That the bell has rung is known when what has completed was taken.
+            abandoned |= served.queues.iter().any(|serving| serving.queue.is_woken());
         }
         served.leave()?;
         panicked.map_or(Ok(()), |(queue, message)| Err(Error::Panicked { queue, message }))
@@ -147,11 +149,12 @@ impl<M: Mode, P> Served<'_, M, P> {
         self.queues.iter().all(|serving| serving.queue.is_finished())
     }
 
-    /// Submits what was answered, and waits until a queue has something; which ones may, and whether `abandon` says so.
+    /// Submits what was answered, and waits until a queue has something; which ones may, and whether `abandon` says so, which the ring
+    /// of a single queue waits for itself.
     fn wait(&self, abandon: Option<&Bell>, time: Option<Duration>) -> Result<([bool; MAX_QUEUES], bool), Error> {
         if let [only] = &*self.queues {
             only.queue.wait(time)?;
-            return Ok(([true; MAX_QUEUES], only.queue.is_woken()));
+            return Ok(([true; MAX_QUEUES], false));
         }
         // `answer` has submitted everything.
         let mut fds = [-1; MAX_QUEUES + 1];
