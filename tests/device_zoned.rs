@@ -405,11 +405,22 @@ impl Target {
     }
 }
 
+fn zoned_device() -> NewDevice<mode::UserCopy> {
+    NewDevice::new().mode::<mode::UserCopy>().zoned().depth(16)
+}
+
 fn serve_target(sectors: u64, reports: Reports) -> (Arc<Target>, Result<Served, Error>) {
+    serve_as(zoned_device(), sectors, reports)
+}
+
+fn serve_as<M: UserCopied>(
+    device: NewDevice<M>,
+    sectors: u64,
+    reports: Reports,
+) -> (Arc<Target>, Result<Served, Error>) {
     let target = Arc::new(Target::new(sectors, reports));
     let params =
         Params::new(Sectors::new(sectors), Cache::None).zoned(Zones::new(Sectors::new(ZONE), Sectors::new(256)));
-    let device = NewDevice::new().mode::<mode::UserCopy>().zoned().depth(16);
     let served = serve(device, params, {
         let target = Arc::clone(&target);
         move |request| target.answer(request)
@@ -420,13 +431,19 @@ fn serve_target(sectors: u64, reports: Reports) -> (Arc<Target>, Result<Served, 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn an_append_is_answered_with_its_place_and_found_there_slow() {
-    let (target, served) = serve_target(100 * ZONE, Reports::AsAsked);
-    let served = served.unwrap();
-    btrfs_keeps_files(&served.block_path());
-    let appends = target.appends.load(Ordering::Relaxed);
-    println!("figure: {appends} appends");
-    assert!(appends > 18);
-    served.stop().unwrap();
+    let mut devices = vec![zoned_device()];
+    if Control::open().unwrap().features().unwrap().contains(Features::BATCH_IO) {
+        devices.push(zoned_device().batch());
+    }
+    for device in devices {
+        let (target, served) = serve_as(device, 100 * ZONE, Reports::AsAsked);
+        let served = served.unwrap();
+        btrfs_keeps_files(&served.block_path());
+        let appends = target.appends.load(Ordering::Relaxed);
+        println!("figure: {appends} appends");
+        assert!(appends > 18);
+        served.stop().unwrap();
+    }
 }
 
 #[test]
