@@ -136,7 +136,7 @@ fn run_on(on: &Kernel, plan: &[Test], programs: &[TestProgram], own: &[PathBuf],
     let mut fruitless = 0;
     let mut ran = 0;
     while !left.is_empty() {
-        let mut guest = Guest::new(on, &Wanted { memory: 2 << 30, ..Wanted::default() })?;
+        let mut guest = Guest::new(on, &Wanted { memory: 3 << 30, ..Wanted::default() })?;
         for program in own {
             guest.files.program_on_path(program)?;
         }
