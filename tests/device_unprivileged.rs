@@ -465,7 +465,7 @@ fn a_queue_that_is_adopted_twice_is_refused_the_second_time() {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_device_that_moves_data_in_another_way_refuses_a_queue_that_was_told_otherwise() {
-    let user_copy = quiet_device(4).features(Features::USER_COPY);
+    let user_copy = quiet_device(4).mode::<ublk::mode::UserCopy>();
     let device = Device::add(Control::open().unwrap(), &user_copy, &params()).unwrap();
     let copy = claimed(device.info(), |raw| raw.flags = 0);
     let queue = PreparedQueue::adopt(device.char_device().unwrap(), &copy, QueueId::new(0)).unwrap().fetch().unwrap();
