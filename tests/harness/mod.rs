@@ -114,9 +114,14 @@ pub fn quiet_device(depth: u16) -> NewDevice {
 pub fn needed_by(feature: Features) -> Features {
     match feature {
         Features::USER_RECOVERY_FAIL_IO | Features::QUIESCE => Features::USER_RECOVERY,
-        Features::INTEGRITY => Features::USER_COPY,
         _ => Features::CMD_IOCTL_ENCODE,
     }
+}
+
+/// Whether a feature says how data travels, or needs one that does, so that it is asked for by a mode: `device_modes`.
+pub fn is_of_a_mode(feature: Features) -> bool {
+    let modes = [Features::USER_COPY, Features::NEED_GET_DATA, Features::SUPPORT_ZERO_COPY, Features::AUTO_BUF_REG];
+    modes.contains(&feature) || [Features::INTEGRITY, Features::ZONED].contains(&feature)
 }
 
 /// The block device, past the page cache: each read and write is a request.
