@@ -32,8 +32,13 @@ fn params() -> Params {
     Params::new(Sectors::new(SECTORS), Cache::Volatile)
 }
 
+/// Whether this driver has these features; if not, the output says what a test has left out.
 fn offers(features: Features) -> bool {
-    Control::open().unwrap().features().unwrap().contains(features)
+    let has_them = Control::open().unwrap().features().unwrap().contains(features);
+    if !has_them {
+        println!("figure: left out, as this driver lacks {features}");
+    }
+    has_them
 }
 
 /// A file of its own, gone from its folder when it is open.
