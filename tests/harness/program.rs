@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 
 use ublk::{Control, DeviceId};
 
@@ -19,7 +19,19 @@ pub struct Program {
 impl Program {
     /// Starts it and waits until it prints the path of its disk.
     pub fn start(name: &str, arguments: &[&str]) -> Program {
-        let started = Command::new(name).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        Program::start_as(name, arguments, Stdio::inherit())
+    }
+
+    /// As [`start`](Program::start), and what it complains of can be read.
+    pub fn start_heard(name: &str, arguments: &[&str]) -> (Program, BufReader<ChildStderr>) {
+        let mut program = Program::start_as(name, arguments, Stdio::piped());
+        let complaints = BufReader::new(program.process.stderr.take().unwrap());
+        (program, complaints)
+    }
+
+    fn start_as(name: &str, arguments: &[&str], complaints: Stdio) -> Program {
+        let started =
+            Command::new(name).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(complaints).spawn();
         let mut process = started.unwrap_or_else(|error| panic!("{name} on the PATH: {error}"));
         let mut says = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();

@@ -3,11 +3,16 @@
 //!
 //! ```text
 //! loop [--mode auto|copy|user-copy|zero-copy|auto-register] [--direct auto|on|off] [--queues N] [--depth N] [--max-io BYTES]
-//!      [--read-only] [--id N] FILE
+//!      [--read-only] [--id N] [--recovery plain|reissue|fail-io] FILE
+//! loop --recover N [--direct auto|on|off] [--read-only] FILE
+//! loop --take-over N [--direct auto|on|off] [--read-only] FILE
 //! ```
 //!
 //! It prints the path of the block device once that can be used, then how the data goes and why so, and serves until SIGINT or
-//! SIGTERM. Reads, writes, `fdatasync(2)` and `fallocate(2)` are operations of the queues' rings: no thread waits for one, and in
+//! SIGTERM: it ends as soon as nobody has the disk open, or on a second signal at once. With `--recovery` the disk outlives it: killed,
+//! or told to hand over by SIGUSR2, it leaves the disk waiting for `loop --recover N FILE`. `--take-over` relieves one that serves.
+//!
+//! Reads, writes, `fdatasync(2)` and `fallocate(2)` are operations of the queues' rings: no thread waits for one, and in
 //! the zero-copy modes no byte is copied.
 //!
 //! - A FLUSH is an fdatasync, and a write with FUA is followed by one before it is answered. When one has failed, all later ones
@@ -25,21 +30,24 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
-use backing::choice::Choice;
+use backing::choice::{Choice, MODES};
 use backing::syncs::{Syncs, Verdict};
 use backing::{Backing, Direct, parse_bytes};
 use ublk::mode::{self, Mode};
 use ublk::{
-    Cache, Completed, Control, DeviceId, Errno, Event, NewDevice, Operation, Params, Request, RequestFlags, RingFile,
-    Sectors, Server,
+    Cache, Completed, Control, DeviceId, DeviceInfo, Errno, Error, Event, Features, NewDevice, Operation, Params,
+    Recovery, Request, RequestFlags, RingFile, Sectors, Server,
 };
 
 const USAGE: &str = "\
 usage: loop [--mode MODE] [--direct auto|on|off] [--queues N] [--depth N]
-            [--max-io BYTES] [--read-only] [--id N] FILE
+            [--max-io BYTES] [--read-only] [--id N]
+            [--recovery plain|reissue|fail-io] FILE
+       loop --recover N|--take-over N [--direct auto|on|off] FILE
 
 A disk that is FILE, a file or a block device. Prints the path of the block
-device once it can be used, and serves until SIGINT or SIGTERM.
+device once it can be used, and serves until SIGINT or SIGTERM: the first ends
+it as soon as nobody has the disk open, the second at once.
 
   --mode MODE         how the data goes: copy, user-copy (Linux 6.5), zero-copy
                       (6.15), auto-register (6.16), or the best there is (auto)
@@ -49,6 +57,11 @@ device once it can be used, and serves until SIGINT or SIGTERM.
   --max-io BYTES[K|M] the largest request, 4K to 32M (1M)
   --read-only         refuse writes
   --id N              be /dev/ublkbN (the driver's choice)
+  --recovery KIND     the disk outlives its server: requests that a dead server
+                      owned fail (plain), go to the next one (reissue), or
+                      everything fails meanwhile (fail-io). SIGUSR2 hands over
+  --recover N         be the next server of /dev/ublkbN, which has lost its last
+  --take-over N       the same, of one that has a server (Linux 6.16)
 ";
 
 /// The most that is discarded or zeroed at once: 1 GiB.
@@ -186,6 +199,9 @@ struct Options {
     max_io_bytes: u32,
     read_only: bool,
     id: Option<u32>,
+    recovery: Option<Recovery>,
+    /// The disk of another server, and whether that is to be relieved.
+    inherits: Option<(u32, bool)>,
 }
 
 impl Options {
@@ -199,6 +215,8 @@ impl Options {
             max_io_bytes: 1 << 20,
             read_only: false,
             id: None,
+            recovery: None,
+            inherits: None,
         };
         while let Some(option) = arguments.next() {
             if !option.starts_with("--") && options.path.is_empty() {
@@ -209,7 +227,18 @@ impl Options {
                 options.read_only = true;
                 continue;
             }
-            if !["--mode", "--direct", "--queues", "--depth", "--max-io", "--id"].contains(&option.as_str()) {
+            let known = [
+                "--mode",
+                "--direct",
+                "--queues",
+                "--depth",
+                "--max-io",
+                "--id",
+                "--recovery",
+                "--recover",
+                "--take-over",
+            ];
+            if !known.contains(&option.as_str()) {
                 return Err(format!("unknown option {option}"));
             }
             let value = arguments.next().ok_or_else(|| format!("{option} needs a value"))?;
@@ -221,11 +250,19 @@ impl Options {
                 "--queues" => options.queues = number()?.try_into().map_err(|_| bad())?,
                 "--depth" => options.depth = number()?.try_into().map_err(|_| bad())?,
                 "--max-io" => options.max_io_bytes = number()?.try_into().map_err(|_| bad())?,
+                "--recovery" => options.recovery = Some(parse_recovery(&value).ok_or_else(bad)?),
+                "--recover" | "--take-over" => {
+                    options.inherits = Some((number()?.try_into().map_err(|_| bad())?, option == "--take-over"));
+                }
                 _ => options.id = Some(number()?.try_into().map_err(|_| bad())?),
             }
         }
         if options.path.is_empty() { Err("which FILE?".to_owned()) } else { Ok(options) }
     }
+}
+
+fn parse_recovery(word: &str) -> Option<Recovery> {
+    [Recovery::Plain, Recovery::Reissue, Recovery::FailIo].into_iter().find(|kind| kind.to_string() == word)
 }
 
 /// The disk that this backing makes.
@@ -257,22 +294,82 @@ fn params(backing: &Backing, choice: Choice) -> Result<Params, String> {
     Ok(params.write_zeroes(MOST))
 }
 
-fn serve<M: Mode>(options: &Options, backing: &Backing, choice: Choice, why: &str) -> Result<(), String> {
+/// What is known before there is a server.
+struct Source {
+    control: Control,
+    offered: Features,
+    /// The disk whose next server this is.
+    found: Option<DeviceInfo>,
+}
+
+impl Source {
+    fn find(id: Option<DeviceId>) -> Result<Source, Error> {
+        let mut control = Control::open()?;
+        let (offered, found) = (control.features()?, id.map(|id| control.info(id)).transpose()?);
+        Ok(Source { control, offered, found })
+    }
+
+    /// Refuses a file that is not behind this disk, as far as can be told: what its clients know of it has to stay true.
+    fn check(&mut self, found: &DeviceInfo, params: &Params) -> Result<(), String> {
+        let has = self.control.params(found.id()).map_err(|error| error.to_string())?;
+        let same = has.size() == params.size()
+            && has.as_raw().basic.logical_bs_shift == params.as_raw().basic.logical_bs_shift;
+        if same {
+            Ok(())
+        } else {
+            Err(format!("the file does not have the {} of /dev/ublkb{}", has.size(), found.id()))
+        }
+    }
+}
+
+fn serve<M: Mode>(
+    options: &Options,
+    backing: &Backing,
+    choice: Choice,
+    why: &str,
+    mut source: Source,
+) -> Result<(), String> {
     let device = NewDevice::new().mode::<M>().queues(options.queues).depth(options.depth);
     let mut device = device.max_io_bytes(options.max_io_bytes).operations(1);
     if let Some(id) = options.id {
         device = device.id(DeviceId::new(id));
     }
+    if let Some(recovery) = options.recovery {
+        device = device.recovery(recovery);
+        if source.offered.contains(Features::QUIESCE) {
+            device = device.features(Features::QUIESCE);
+        }
+    }
     let block_bytes = usize::try_from(backing.block_bytes).map_err(|error| error.to_string())?;
-    let files = (0..options.queues).map(|_| backing.reopen()).collect::<Result<Vec<_>, _>>()?;
+    let params = params(backing, choice)?;
+    let (queues, depth) = source.found.map_or((options.queues, options.depth), |found| (found.queues(), found.depth()));
+    let files = (0..queues).map(|_| backing.reopen()).collect::<Result<Vec<_>, _>>()?;
     let lost = AtomicBool::new(false);
-    let stopped = Server::new(device, params(backing, choice)?)
+    let mut server = match (source.found, options.inherits) {
+        (Some(found), Some((_, relieves))) => {
+            source.check(&found, &params)?;
+            if relieves { Server::take_over(device, found) } else { Server::recover(device, found) }
+        }
+        _ => Server::new(device, params),
+    };
+    let can_hand_over = match source.found {
+        Some(found) => found.features(),
+        None if source.offered.contains(Features::QUIESCE) && options.recovery.is_some() => Features::QUIESCE,
+        None => options.recovery.map_or(Features::NONE, Recovery::features),
+    };
+    if [Features::QUIESCE, Features::USER_RECOVERY_REISSUE].iter().any(|way| can_hand_over.contains(*way)) {
+        server = server.hand_over_on_signal();
+    }
+    let stopped = server
         .stop_on_signals()
+        .when_in_use(|device| {
+            eprintln!("loop: /dev/ublkb{} is in use: a second signal ends it all the same", device.id())
+        })
         .run_events(
             // The driver gives no more queues than were asked for.
             |queue| {
                 let file = queue.register_file(&files[usize::from(queue.id().raw())])?;
-                let syncs = Syncs::new(&lost, options.depth);
+                let syncs = Syncs::new(&lost, depth);
                 Ok(Target { file, syncs, block_bytes, is_device: backing.queue.is_some() })
             },
             |target, event| target.answer(event),
@@ -287,8 +384,15 @@ fn serve<M: Mode>(options: &Options, backing: &Backing, choice: Choice, why: &st
 }
 
 fn run(options: &Options) -> Result<(), String> {
-    let offered = Control::open().and_then(|mut control| control.features()).map_err(|error| error.to_string())?;
-    let (choice, why) = Choice::make(options.mode, offered)?;
+    let source = Source::find(options.inherits.map(|(id, _)| DeviceId::new(id))).map_err(|error| error.to_string())?;
+    let (choice, why) = match source.found {
+        Some(found) => {
+            let is_its = |mode: &&(Choice, _, Features)| found.features().contains(mode.2);
+            let (choice, name, _) = MODES.iter().find(is_its).ok_or("the disk has no mode that is known")?;
+            (*choice, format!("{name}: as the disk was added"))
+        }
+        None => Choice::make(options.mode, source.offered)?,
+    };
     let backing = Backing::open(&options.path, options.direct, options.read_only)?;
     if backing.cut_bytes > 0 {
         eprintln!(
@@ -299,10 +403,10 @@ fn run(options: &Options) -> Result<(), String> {
     let cache = if backing.is_direct { "past the page cache" } else { "through the page cache" };
     let why = format!("{why}; {cache}, blocks of {}", backing.block_bytes);
     match choice {
-        Choice::AutoRegister => serve::<mode::AutoRegister>(options, &backing, choice, &why),
-        Choice::ZeroCopy => serve::<mode::ZeroCopy>(options, &backing, choice, &why),
-        Choice::UserCopy => serve::<mode::UserCopy>(options, &backing, choice, &why),
-        Choice::Copy => serve::<mode::Copy>(options, &backing, choice, &why),
+        Choice::AutoRegister => serve::<mode::AutoRegister>(options, &backing, choice, &why, source),
+        Choice::ZeroCopy => serve::<mode::ZeroCopy>(options, &backing, choice, &why, source),
+        Choice::UserCopy => serve::<mode::UserCopy>(options, &backing, choice, &why, source),
+        Choice::Copy => serve::<mode::Copy>(options, &backing, choice, &why, source),
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod commands;
 mod in_flight;
+mod recovery;
 
 use core::mem::ManuallyDrop;
 use core::time::Duration;
@@ -17,6 +18,7 @@ use ublk_sys::ublksrv_ctrl_cmd;
 pub use commands::CpuSet;
 pub use in_flight::{InFlight, Starting, Stopping};
 
+use crate::deadline::Deadline;
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent};
 use crate::features::Features;
@@ -146,6 +148,17 @@ impl Control {
     /// Sets how long a stop may take without progress ([`stop_while`](Control::stop_while)): 30 s unless set.
     pub fn set_stop_patience(&mut self, patience: Duration) {
         self.stop_patience = patience;
+    }
+
+    /// Until when something is waited for that takes as long as a command may.
+    pub(crate) fn command_deadline(&self) -> Deadline {
+        Deadline::after(self.patience)
+    }
+
+    /// How long a stop may take without progress.
+    #[cfg(feature = "std")]
+    pub(crate) const fn stop_patience(&self) -> Duration {
+        self.stop_patience
     }
 
     /// Whether this handle gave up on a command, so that it answers nothing more.

@@ -22,7 +22,7 @@ use crate::queue::PreparedQueue;
 use crate::syscall::{self, Fd};
 
 /// How long a fresh char device may take to become ours: udev gives the node its owner.
-const NODE_PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const NODE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long is waited for a deleted device's id to become free: the kernel tears down the queues' rings first.
 const FREE_PATIENCE: Duration = Duration::from_secs(3);
@@ -51,7 +51,8 @@ enum Phase {
 
 /// A device with its parameters set and its char device open, which only this process can serve.
 ///
-/// It is deleted when dropped. Only the handle that the driver gave the device to deletes it: an id that somebody else
+/// It is deleted when dropped, but for one that [outlives its server](crate::NewDevice::recovery): where that has a disk, or was
+/// [recovered](Device::recover), it is let go, and waits for its next server. Only the handle that the driver gave the device to deletes it: an id that somebody else
 /// has is `EEXIST` when it is asked for, and not touched.
 ///
 /// The order that cannot hang: [`add`](Device::add), make every [`queue`](Device::queue), let each be fetched by its
@@ -69,6 +70,8 @@ pub struct Device<M: Mode = mode::Copy> {
     info: DeviceInfo,
     char_device: Option<CharDevice>,
     phase: Phase,
+    /// Whether it was another server's before.
+    is_recovered: bool,
     /// The queues that were handed out, a bit each.
     queues: [u64; 64],
     /// Operations of the ring that a request can have under way.
@@ -108,8 +111,7 @@ impl<M: Mode> Device<M> {
         params.checked(device.asked_features(), device.asked_max_io_bytes())?;
         let shape = device.asked_shape(Overlays::of(params));
         let info = control.add(device)?;
-        let (char_device, phase, queues) = (None, Phase::New, [0; 64]);
-        let mut device = Device { control, info, char_device, phase, queues, shape, mode: PhantomData };
+        let mut device = Device::new(control, info, shape);
         let char_device = CharDevice::open(info.id(), NODE_PATIENCE)?;
         // The open file pins the id: what is true of it now stays true. Before, it could have become another device's: its
         // parameters would be overwritten, and the buffers made for the wrong size.
@@ -126,6 +128,18 @@ impl<M: Mode> Device<M> {
         device.char_device = Some(char_device);
         device.control.set_params(&info, params)?;
         Ok(device)
+    }
+
+    fn new(control: Control, info: DeviceInfo, shape: Shape) -> Device<M> {
+        let (char_device, phase, is_recovered, queues) = (None, Phase::New, false, [0; 64]);
+        Device { control, info, char_device, phase, is_recovered, queues, shape, mode: PhantomData }
+    }
+
+    /// A device of another server's, which this process has the char device of.
+    pub(crate) fn recovered(control: Control, info: DeviceInfo, char_device: CharDevice, shape: Shape) -> Device<M> {
+        let mut device = Device::new(control, info, shape);
+        (device.char_device, device.is_recovered) = (Some(char_device), true);
+        device
     }
 
     /// The device as the driver made it.
@@ -185,7 +199,8 @@ impl<M: Mode> Device<M> {
         self.char_device.as_ref().ok_or(Error::Invalid { what: "the char device was let go" })?.duplicate()
     }
 
-    /// Starts the device. Every queue has to be fetched, and served meanwhile; see [`Control::start`].
+    /// Starts the device, or where it was [recovered](Device::recover) has it go on with this server. Every queue has to be fetched, and
+    /// served meanwhile; see [`Control::start`].
     ///
     /// # Errors
     ///
@@ -224,7 +239,11 @@ impl<M: Mode> Device<M> {
             return Err(Error::Invalid { what: "a device is started once" });
         }
         self.begin();
-        self.control.begin_start(self.info.id())
+        if self.is_recovered {
+            self.control.begin_end_recovery(self.info.id())
+        } else {
+            self.control.begin_start(self.info.id())
+        }
     }
 
     /// Stops the device, while its queues serve on; see [`Control::stop`].
@@ -244,6 +263,16 @@ impl<M: Mode> Device<M> {
     pub fn stop_while(&mut self, progress: impl FnMut() -> bool) -> Result<(), Error> {
         self.begin();
         self.control.stop_while(self.info.id(), progress)
+    }
+
+    /// Begins to stop the device if nobody has it open, and waits for nothing; see [`Control::begin_try_stop`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Control::begin_try_stop`].
+    pub fn begin_try_stop(&mut self) -> Result<Stopping<'_>, Error> {
+        self.begin();
+        self.control.begin_try_stop(self.info.id())
     }
 
     /// Begins to stop the device, and waits for nothing; see [`Control::begin_stop`].
@@ -318,14 +347,33 @@ impl<M: Mode> Device<M> {
         self.wait_until_free()
     }
 
-    fn delete_now(&mut self) -> Result<(), Error> {
-        let id = self.info.id();
+    /// Whether it is to be kept where its server ends without a stop: it can have another, and somebody may have it open.
+    pub(crate) fn is_to_be_kept(&mut self) -> bool {
+        let has_begun = self.is_recovered || self.phase == Phase::Begun;
+        if self.info.recovery().is_none() || self.phase == Phase::Deleted || !has_begun {
+            return false;
+        }
+        if self.phase == Phase::New || self.renew_control().is_err() {
+            return true;
+        }
+        let found = self.control.info(self.info.id());
+        !found.is_ok_and(|found| found.state() == State::DEAD && found.is_same_device(&self.info))
+    }
+
+    /// A control handle that answers.
+    fn renew_control(&mut self) -> Result<(), Error> {
         if self.control.is_abandoned() {
             // The old handle's ring has an answer outstanding; a new one has not. Its descriptors come out of those that are
             // let go here.
             self.let_go();
             self.control = Control::open()?;
         }
+        Ok(())
+    }
+
+    fn delete_now(&mut self) -> Result<(), Error> {
+        let id = self.info.id();
+        self.renew_control()?;
         // Whoever served it, this process or one that adopted its queues, may have left requests behind.
         if self.phase == Phase::Begun || self.queues.iter().any(|word| *word != 0) {
             // The queues' rings end on the kernel's own time. The char device can be had again when the driver is through with
@@ -429,7 +477,7 @@ impl Stopper {
 
 impl<M: Mode> Drop for Device<M> {
     fn drop(&mut self) {
-        if self.phase != Phase::Deleted {
+        if self.phase != Phase::Deleted && !self.is_to_be_kept() {
             // There is nobody to tell.
             let _ = self.delete_now();
         }

@@ -14,6 +14,7 @@ use crate::features::Features;
 use crate::id::DeviceId;
 use crate::mode::{self, Mode, UserCopied};
 use crate::overlays::Overlays;
+use crate::recovery::Recovery;
 
 /// The most operations of the ring that a request can have under way at once.
 pub(crate) const MAX_OPERATIONS: u16 = 64;
@@ -147,6 +148,12 @@ impl DeviceInfo {
         Features::from_bits(self.0.flags)
     }
 
+    /// What becomes of it when its server dies; `None` where it ends then.
+    #[must_use]
+    pub fn recovery(&self) -> Option<Recovery> {
+        Recovery::of(self.features())
+    }
+
     /// The process that serves it, as the caller's pid namespace numbers it. Not a sign of life: a process that is
     /// exiting is still named here.
     #[must_use]
@@ -202,7 +209,7 @@ pub struct NewDevice<M: Mode = mode::Copy> {
     max_io_bytes: u32,
     descriptor_bytes: Option<u16>,
     features: Features,
-    /// Those that go with a mode.
+    /// Those that have a method of their own.
     overlays: Features,
     operations: u16,
     buffers: Option<u16>,
@@ -307,7 +314,21 @@ impl<M: Mode> NewDevice<M> {
     ///
     /// Since Linux 7.0 (`UBLK_F_BATCH_IO`). The driver does not give `UBLK_F_PER_IO_DAEMON` with it.
     pub const fn batch(mut self) -> NewDevice<M> {
-        self.features = self.features.union(Features::BATCH_IO);
+        self.overlays = self.overlays.union(Features::BATCH_IO);
+        self
+    }
+
+    /// Has the device outlive a server that dies, and wait for [another one](crate::Device::recover).
+    ///
+    /// Beside it [`Features::QUIESCE`] (Linux 6.16) lets a server be relieved that lives, whichever recovery this is.
+    ///
+    /// # Kernel
+    ///
+    /// `UBLK_F_USER_RECOVERY` (Linux 6.1), with `UBLK_F_USER_RECOVERY_REISSUE` (6.1) or `UBLK_F_USER_RECOVERY_FAIL_IO` (6.13). A user
+    /// without privileges cannot have it.
+    pub const fn recovery(mut self, recovery: Recovery) -> NewDevice<M> {
+        let all = Recovery::Reissue.features().union(Recovery::FailIo.features());
+        self.overlays = self.overlays.without(all).union(recovery.features());
         self
     }
 
@@ -329,6 +350,18 @@ impl<M: Mode> NewDevice<M> {
 
     pub(crate) const fn asked_id(&self) -> Option<DeviceId> {
         self.id
+    }
+
+    /// Checks what is the server's own, for queues of this depth.
+    pub(crate) fn check_own(&self, depth: u16) -> Result<(), Error> {
+        let invalid = |what| Err(Error::Invalid { what });
+        if self.buffers.is_some_and(|buffers| !(1..=depth).contains(&buffers)) {
+            return invalid("a queue has at least one buffer, and at most one for each tag");
+        }
+        if self.operations > MAX_OPERATIONS {
+            return invalid("a request has at most 64 operations of the ring under way");
+        }
+        Ok(())
     }
 
     /// What is sent, once the numbers are such as the driver takes: it answers each of these with a bare `EINVAL`.
@@ -361,15 +394,10 @@ impl<M: Mode> NewDevice<M> {
         if !mode::is_of::<M>(features) {
             return invalid("how data travels is said by NewDevice::mode, and not by a feature");
         }
-        if self.buffers.is_some_and(|buffers| !(1..=self.depth).contains(&buffers)) {
-            return invalid("a queue has at least one buffer, and at most one for each tag");
-        }
+        self.check_own(self.depth)?;
         // The driver's queue of tags to be fetched has no size of 1.
-        if self.features.contains(Features::BATCH_IO) && self.depth < 2 {
+        if features.contains(Features::BATCH_IO) && self.depth < 2 {
             return invalid("a queue whose requests come in batches has a depth of at least 2");
-        }
-        if self.operations > MAX_OPERATIONS {
-            return invalid("a request has at most 64 operations of the ring under way");
         }
         let mut info = ublksrv_ctrl_dev_info::default();
         info.nr_hw_queues = self.queues;
@@ -420,7 +448,7 @@ impl NewDevice<mode::GetData> {
 #[cfg(test)]
 mod tests {
     use super::NewDevice;
-    use crate::{DeviceId, Features, mode};
+    use crate::{DeviceId, Features, Recovery, mode};
 
     #[test]
     fn zones_and_metadata_go_with_a_mode_in_whatever_order_they_are_asked_for() {
@@ -429,6 +457,15 @@ mod tests {
         let asked = Features::from_bits(device.checked().unwrap().flags);
         assert_eq!(asked, both | Features::USER_COPY | Features::UPDATE_SIZE);
         assert!(device.mode::<mode::Copy>().checked().is_err());
+    }
+
+    #[test]
+    fn recovery_and_batches_are_asked_for_beside_features_in_whatever_order() {
+        let flags = |device: NewDevice| Features::from_bits(device.checked().unwrap().flags);
+        let all = Features::QUIESCE | Recovery::FailIo.features() | Features::BATCH_IO;
+        let device = NewDevice::new().recovery(Recovery::Reissue).recovery(Recovery::FailIo).batch();
+        assert_eq!(flags(device.features(Features::QUIESCE)), all);
+        assert_eq!(flags(NewDevice::new().features(Features::QUIESCE).batch().recovery(Recovery::FailIo)), all);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use core::fmt;
 use core::time::Duration;
 
+use crate::device_info::State;
 use crate::errno::Errno;
 use crate::features::{Features, Missing};
 use crate::id::{DeviceId, QueueId, Tag};
@@ -82,6 +83,14 @@ pub enum Error {
     WrongNode {
         /// The device.
         device: DeviceId,
+    },
+    /// The device does not wait for a server: with [`State::LIVE`](crate::State::LIVE) it has one that has not let go of it, with
+    /// [`State::DEAD`](crate::State::DEAD) it was stopped, or never started, and can only be deleted.
+    NotWaiting {
+        /// The device.
+        device: DeviceId,
+        /// What it is doing.
+        state: State,
     },
     /// A value given to this crate is outside of what the kernel takes, or a call came out of order. Nothing was sent.
     Invalid {
@@ -335,6 +344,8 @@ pub enum SystemCall {
     Thread,
     /// `sched_setaffinity(2)`. `EINVAL`: the thread may run on none of the CPUs.
     SetAffinity,
+    /// `fsync(2)` of a block device, or opening it for that. `EIO`: a write that a client had left to the page cache failed, and is lost.
+    Fsync,
 }
 
 static_assertions::assert_impl_all!(SystemCall: Send, Sync);
@@ -364,6 +375,7 @@ impl fmt::Display for SystemCall {
             SystemCall::Poll => "poll",
             SystemCall::Thread => "making a thread",
             SystemCall::SetAffinity => "sched_setaffinity",
+            SystemCall::Fsync => "fsync",
         })
     }
 }
@@ -560,6 +572,14 @@ impl fmt::Display for Error {
                     f,
                     "/dev/ublkc{device} is not the node of device {device}; see what made it, or whose /dev this is"
                 )
+            }
+            Error::NotWaiting { device, state } => {
+                write!(f, "device {device} does not wait for a server: it is {state}")?;
+                f.write_str(match state {
+                    State::LIVE => ", and its server has not let go of it",
+                    State::DEAD => ", and can only be deleted",
+                    _ => "",
+                })
             }
             Error::Invalid { what } => f.write_str(what),
             Error::Implausible { what, value } => {

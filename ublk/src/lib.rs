@@ -190,6 +190,7 @@ mod overlays;
 mod params;
 mod poll;
 mod queue;
+mod recovery;
 pub mod ring;
 #[cfg(feature = "std")]
 mod server;
@@ -215,6 +216,7 @@ pub use queue::{
     Answered, Completed, DetachedRequest, Event, Operation, Operations, PreparedQueue, Queue, ReadCursor, Request,
     RequestFlags, RingFile, SharedPlace,
 };
+pub use recovery::Recovery;
 pub use ring::Wake;
 #[cfg(feature = "std")]
 pub use server::{Server, StopHandle, Stopped};

@@ -1129,6 +1129,12 @@ impl<M: Mode> Queue<M> {
         self.state().map_or(0, |state| state.owned.len())
     }
 
+    /// Requests that were delivered, or are about to be, and not answered yet; without those that wait for a buffer.
+    #[cfg(feature = "std")]
+    pub(crate) fn owned_by_target(&self) -> usize {
+        self.owned().saturating_sub(self.pool.as_ref().map_or(0, Pool::waiting))
+    }
+
     /// Requests that were answered so far, those that were dropped or forgotten included: what shows that a target gets on.
     #[must_use]
     pub fn answered(&self) -> Answered {

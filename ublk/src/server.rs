@@ -3,11 +3,11 @@
 //!
 //! This is the one convenience on top of the core, and the only part that makes threads.
 
+mod block_device;
 mod daemon;
 mod session;
 mod stop;
 
-use core::sync::atomic::{AtomicBool, AtomicU64};
 use core::time::Duration;
 use std::format;
 use std::sync::mpsc;
@@ -17,7 +17,7 @@ use std::vec::Vec;
 pub use stop::{StopHandle, Stopped};
 
 use crate::control::{Control, CpuSet};
-use crate::device::Device;
+use crate::device::{DeletedId, Device};
 use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
 use crate::error::{Command, Error, SystemCall};
@@ -29,7 +29,7 @@ use crate::queue::{Event, PreparedQueue, Request};
 use crate::signals::Signals;
 use daemon::{Daemon, MAX_QUEUES, Report, Shared};
 use session::Session;
-use stop::{Bell, Wakeups};
+use stop::Wakeups;
 
 /// A server for one device.
 ///
@@ -95,9 +95,12 @@ use stop::{Bell, Wakeups};
 #[must_use]
 pub struct Server<M: Mode = mode::Copy> {
     device: NewDevice<M>,
-    params: Params,
+    origin: Origin,
     on_signals: bool,
+    on_hand_over_signal: bool,
     handle: Option<StopHandle>,
+    hand_over: Option<StopHandle>,
+    when_in_use: Option<fn(&DeviceInfo)>,
     patience: Duration,
     pinned: bool,
     threads: Option<u16>,
@@ -105,16 +108,58 @@ pub struct Server<M: Mode = mode::Copy> {
 
 static_assertions::assert_impl_all!(Server: Send, Sync);
 
+/// Where a server has its device from.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// It adds one with these parameters.
+    Added(Params),
+    /// It was another server's, which is gone.
+    Recovered(DeviceInfo),
+    /// It is another server's, which is to let go of it.
+    TakenOver(DeviceInfo),
+}
+
 /// How long a server that is to stop waits while its target answers nothing, unless it is told otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<M: Mode> Server<M> {
     /// A server for a device that is yet to be added.
     pub const fn new(device: NewDevice<M>, params: Params) -> Server<M> {
-        Server { device, params, on_signals: false, handle: None, patience: PATIENCE, pinned: false, threads: None }
+        Server::of(device, Origin::Added(params))
     }
 
-    /// Stops on SIGINT and SIGTERM. While the server runs both are blocked in the calling thread, and in the threads that
+    /// A server for a device that has lost its server, as [`Control::info`](crate::Control::info) has found it; see
+    /// [`Device::recover`]. Of `device` counts what is the server's own.
+    pub const fn recover(device: NewDevice<M>, found: DeviceInfo) -> Server<M> {
+        Server::of(device, Origin::Recovered(found))
+    }
+
+    /// A server for a device whose server is to be relieved; see [`Device::take_over`].
+    pub const fn take_over(device: NewDevice<M>, found: DeviceInfo) -> Server<M> {
+        Server::of(device, Origin::TakenOver(found))
+    }
+
+    const fn of(device: NewDevice<M>, origin: Origin) -> Server<M> {
+        Server {
+            device,
+            origin,
+            on_signals: false,
+            on_hand_over_signal: false,
+            handle: None,
+            hand_over: None,
+            when_in_use: None,
+            patience: PATIENCE,
+            pinned: false,
+            threads: None,
+        }
+    }
+
+    /// Stops on SIGINT and SIGTERM: on the first one as soon as nobody has the block device open, on the second at once. What clients
+    /// have written to the page cache is written back before.
+    ///
+    /// Whether it is open is the driver's to say from Linux 7.0 on ([`Control::try_stop`](crate::Control::try_stop)). Before, an
+    /// exclusive open of the block device is tried: that tells of a mounted file system, a volume group, swap, and not of a program
+    /// that reads or writes. While the server runs both signals are blocked in the calling thread, and in the threads that
     /// it makes, and taken from a signalfd.
     ///
     /// If the program has other threads by then, a pool or because `run` is called in one, it calls
@@ -126,7 +171,30 @@ impl<M: Mode> Server<M> {
         self
     }
 
-    /// Stops when this handle says so.
+    /// Hands the device over on SIGUSR2, as [`hand_over_on`](Server::hand_over_on) does. It is blocked and taken as those of
+    /// [`stop_on_signals`](Server::stop_on_signals) are, which come with it.
+    pub const fn hand_over_on_signal(mut self) -> Server<M> {
+        self.on_signals = true;
+        self.on_hand_over_signal = true;
+        self
+    }
+
+    /// Hands the device over when this handle says so: the server answers what it owns, and lets go of the device, which waits for its
+    /// next server ([`Server::recover`]). Clients see a pause and no error. The device has [`Features::QUIESCE`] for it, or
+    /// [`Recovery::Reissue`](crate::Recovery::Reissue), else [`run`](Server::run) is refused: a request that comes at the wrong moment
+    /// would fail.
+    pub fn hand_over_on(mut self, handle: &StopHandle) -> Server<M> {
+        self.hand_over = Some(handle.clone());
+        self
+    }
+
+    /// Calls `tell` once when a signal has asked the server to stop, and somebody has the block device open.
+    pub const fn when_in_use(mut self, tell: fn(&DeviceInfo)) -> Server<M> {
+        self.when_in_use = Some(tell);
+        self
+    }
+
+    /// Stops when this handle says so, whoever has the block device open.
     pub fn stop_on(mut self, handle: &StopHandle) -> Server<M> {
         self.handle = Some(handle.clone());
         self
@@ -164,7 +232,8 @@ impl<M: Mode> Server<M> {
     ///
     /// It takes 5 descriptors, 3 more for each queue or each thread, whichever are more, and one for the signals.
     ///
-    /// The device is deleted on every return, and when `started` panics; a client that still has the block device open keeps
+    /// The device is deleted on every return, and when `started` panics. One that [outlives its server](NewDevice::recovery) is deleted
+    /// after a stop only: it waits for its next server after an error, a panic of the target, or a hand-over. A client that still has the block device open keeps
     /// its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL, its id and its char device
     /// stay. A target that never returns keeps this from returning.
     ///
@@ -176,8 +245,10 @@ impl<M: Mode> Server<M> {
     /// - [`Error::Panicked`]: the target did, and said this;
     /// - [`Error::Held`]: the server was to stop, and the target sat on a request, or had forgotten it. The device is gone;
     ///   whoever waits for such a request gets `EIO`;
-    /// - [`Error::Invalid`]: a feature was asked for that makes the device outlive its server; or no [thread](Server::threads), too few
-    ///   of them, or more than there are tags;
+    /// - [`Error::Invalid`]: the device cannot be [handed over](Server::hand_over_on) without an error at its clients; or no
+    ///   [thread](Server::threads), too few of them, or more than there are tags;
+    /// - those of [`Device::recover`] and [`Device::take_over`]; [`SystemCall::Fsync`]: what was in the page cache of a device
+    ///   that outlives its server could not be written back before it was stopped;
     /// - [`Error::System`] with [`SystemCall::Thread`], [`SystemCall::Eventfd`], [`SystemCall::Signalfd`],
     ///   [`SystemCall::SetAffinity`].
     pub fn run<T, S>(self, target: T, started: S) -> Result<Stopped, Error>
@@ -214,22 +285,30 @@ impl<M: Mode> Server<M> {
         T: Fn(&P, Event<'_, M>) + Sync,
         S: FnOnce(&DeviceInfo),
     {
-        let outlives = [Features::USER_RECOVERY, Features::USER_RECOVERY_REISSUE, Features::USER_RECOVERY_FAIL_IO];
-        if outlives.iter().any(|feature| self.device.asked_features().contains(*feature)) {
-            return Err(Error::Invalid { what: "a server's device ends with it: recovery is not offered yet" });
-        }
-        let signals = if self.on_signals { Some(Signals::block()?) } else { None };
-        let wakeups = Wakeups { handle: self.handle, signals };
-        let shared = Shared {
-            target,
-            panicked: AtomicBool::new(false),
-            news: Bell::new()?,
-            abandon: Bell::new()?,
-            starting: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
-            moved: AtomicU64::new(0),
+        let features = match &self.origin {
+            Origin::Added(_) => self.device.asked_features(),
+            Origin::Recovered(found) | Origin::TakenOver(found) => found.features(),
         };
-        let mut device = Device::add(Control::open()?, &self.device, &self.params)?;
+        let can_hand_over =
+            [Features::QUIESCE, Features::USER_RECOVERY_REISSUE].iter().any(|way| features.contains(*way));
+        if (self.hand_over.is_some() || self.on_hand_over_signal) && !can_hand_over {
+            return Err(Error::Invalid {
+                what: "a device is handed over with UBLK_F_QUIESCE, or with UBLK_F_USER_RECOVERY_REISSUE",
+            });
+        }
+        let signals = match (self.on_signals, self.on_hand_over_signal) {
+            (false, _) => None,
+            (true, false) => Some(Signals::block()?),
+            (true, true) => Some(Signals::block_with_hand_over()?),
+        };
+        let wakeups = Wakeups { handle: self.handle, hand_over: self.hand_over, signals };
+        let shared = Shared::new(target, features.contains(Features::USER_RECOVERY))?;
+        let control = Control::open()?;
+        let mut device = match &self.origin {
+            Origin::Added(params) => Device::add(control, &self.device, params)?,
+            Origin::Recovered(found) => Device::recover(control, found, &self.device)?,
+            Origin::TakenOver(found) => Device::take_over(control, found, &self.device)?,
+        };
         device.control().set_stop_patience(self.patience);
         let mut daemons = daemons(&mut device, self.threads, prepare)?;
         if self.pinned {
@@ -246,7 +325,7 @@ impl<M: Mode> Server<M> {
         let (count, queues) = (daemons.len(), usize::from(device.info().queues()));
         let (report, reports) = mpsc::channel();
         let served = thread::scope(|scope| {
-            let mut session = Session::new(&mut device, &shared, &wakeups, &reports);
+            let mut session = Session::new(&mut device, &shared, &wakeups, &reports, self.when_in_use);
             let mut threads = Vec::new();
             for (number, daemon) in daemons.into_iter().enumerate() {
                 let name = match &*daemon.queues {
@@ -268,7 +347,17 @@ impl<M: Mode> Server<M> {
             threads.into_iter().for_each(|thread| drop(thread.join()));
             served
         });
-        let deleted = device.delete();
+        let is_kept = match served {
+            Ok(Stopped::HandedOver) => true,
+            Ok(_) => false,
+            Err(_) => device.is_to_be_kept(),
+        };
+        let deleted = if is_kept {
+            drop(device);
+            Ok(DeletedId::Held)
+        } else {
+            device.delete()
+        };
         match served {
             // What was not answered says more than that the stop waited for it in vain.
             Err(Error::TimedOut { command: Command::STOP_DEV, .. }) => {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! SIGINT and SIGTERM as something to wait for.
+//! SIGINT, SIGTERM and SIGUSR2 as something to wait for.
 
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -30,11 +30,11 @@ use crate::syscall::{self, Fd};
 /// }
 /// ```
 #[derive(Debug)]
-#[must_use = "both are let through again when it is dropped"]
+#[must_use = "they are let through again when it is dropped"]
 pub struct Signals {
     fd: Fd,
-    /// Which of the two this has blocked.
-    blocked: [bool; 2],
+    /// Which of them this has blocked.
+    blocked: [bool; 3],
     /// Whether one was taken.
     heard: Cell<bool>,
     /// What is blocked is blocked in one thread.
@@ -50,11 +50,25 @@ impl Signals {
     ///
     /// [`Error::System`] with [`SystemCall::Signalfd`]: the process has no descriptor left.
     pub fn block() -> Result<Signals, Error> {
-        let blocked = syscall::block_stop_signals().map_err(|errno| SystemCall::Sigmask.failed(errno))?;
-        match syscall::stop_signalfd() {
+        Signals::block_these([true, true, false])
+    }
+
+    /// As [`block`](Signals::block), and SIGUSR2 with them, by which a server can be told to
+    /// hand over to its successor (`Server::hand_over_on_signal`).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`block`](Signals::block).
+    pub fn block_with_hand_over() -> Result<Signals, Error> {
+        Signals::block_these([true; 3])
+    }
+
+    fn block_these(these: [bool; 3]) -> Result<Signals, Error> {
+        let blocked = syscall::block_signals(these).map_err(|errno| SystemCall::Sigmask.failed(errno))?;
+        match syscall::signalfd(these) {
             Ok(fd) => Ok(Signals { fd, blocked, heard: Cell::new(false), thread: PhantomData }),
             Err(errno) => {
-                syscall::unblock_stop_signals(blocked);
+                syscall::unblock_signals(blocked);
                 Err(SystemCall::Signalfd.failed(errno))
             }
         }
@@ -66,7 +80,7 @@ impl Signals {
         &self.fd
     }
 
-    /// Takes a signal that has come, if one has: 2 is SIGINT, 15 is SIGTERM. It waits for nothing.
+    /// Takes a signal that has come, if one has: 2 is SIGINT, 15 is SIGTERM, 12 is SIGUSR2. It waits for nothing.
     pub fn take(&self) -> Option<i32> {
         let signal = syscall::read_signal(&self.fd).ok()?;
         self.heard.set(true);
@@ -81,7 +95,7 @@ impl Drop for Signals {
         if self.heard.get() {
             while self.take().is_some() {}
         }
-        syscall::unblock_stop_signals(self.blocked);
+        syscall::unblock_signals(self.blocked);
     }
 }
 

@@ -411,6 +411,16 @@ pub(crate) fn char_device_numbers(file: &Fd) -> Option<(u32, u32)> {
     (stat.st_mode & libc::S_IFMT == libc::S_IFCHR).then(|| (libc::major(stat.st_rdev), libc::minor(stat.st_rdev)))
 }
 
+/// The flag by which a block device is opened only where nobody has it so, and then by nobody else (`O_EXCL`).
+#[cfg(feature = "std")]
+pub(crate) const OPEN_EXCLUSIVELY: i32 = libc::O_EXCL;
+
+/// The major and the minor number in a `dev_t`.
+#[cfg(feature = "std")]
+pub(crate) fn device_numbers(device: u64) -> (u32, u32) {
+    (libc::major(device), libc::minor(device))
+}
+
 /// `pread(2)` of as many bytes as `into` has, from `offset` on; how many came.
 pub(crate) fn pread(file: &Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
@@ -587,17 +597,17 @@ const fn nfds<const N: usize>() -> libc::nfds_t {
     N as libc::nfds_t
 }
 
-/// The signals that ask a program to end.
-const STOP_SIGNALS: [c_int; 2] = [libc::SIGINT, libc::SIGTERM];
+/// The signals that a server can be told by: to end by the first two, to hand over by the third.
+pub(crate) const SIGNALS: [c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR2];
 
-/// A set of those of [`STOP_SIGNALS`] that are true in `wanted`.
-fn stop_signals(wanted: [bool; 2]) -> libc::sigset_t {
+/// A set of those of [`SIGNALS`] that are true in `wanted`.
+fn signal_set(wanted: [bool; 3]) -> libc::sigset_t {
     let mut set = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `set` is one sigset_t, borrowed for us alone; sigemptyset initialises the whole of it.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: sigemptyset has initialised it.
     let mut set = unsafe { set.assume_init() };
-    for (signal, wanted) in STOP_SIGNALS.into_iter().zip(wanted) {
+    for (signal, wanted) in SIGNALS.into_iter().zip(wanted) {
         if wanted {
             let pointer: *mut libc::sigset_t = &mut set;
             // SAFETY: `pointer` points to an initialised set, borrowed for us alone.
@@ -607,34 +617,37 @@ fn stop_signals(wanted: [bool; 2]) -> libc::sigset_t {
     set
 }
 
-/// `pthread_sigmask(3)`: blocks SIGINT and SIGTERM in this thread; which of them were not blocked before.
-pub(crate) fn block_stop_signals() -> Result<[bool; 2], Errno> {
-    let set = stop_signals([true, true]);
-    let mut before = stop_signals([false, false]);
+/// `pthread_sigmask(3)`: blocks those of [`SIGNALS`] in this thread that are true in `wanted`; which of them were not blocked
+/// before.
+pub(crate) fn block_signals(wanted: [bool; 3]) -> Result<[bool; 3], Errno> {
+    let set = signal_set(wanted);
+    let mut before = signal_set([false; 3]);
     let pointer: *mut libc::sigset_t = &mut before;
     // SAFETY: both point to initialised sets that live through the call; `before` is borrowed for us alone.
     let errno = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, pointer) };
     if errno != 0 {
         return Err(Errno::from_raw(errno));
     }
-    Ok(STOP_SIGNALS.map(|signal| {
+    let mut blocked = wanted;
+    for (blocked, signal) in blocked.iter_mut().zip(SIGNALS) {
         // SAFETY: the set is initialised and lives through the call, which only reads it.
         let was_blocked = unsafe { libc::sigismember(&before, signal) };
-        was_blocked == 0
-    }))
+        *blocked &= was_blocked == 0;
+    }
+    Ok(blocked)
 }
 
-/// `pthread_sigmask(3)`: lets those of SIGINT and SIGTERM through that are true in `wanted`.
-pub(crate) fn unblock_stop_signals(wanted: [bool; 2]) {
-    let set = stop_signals(wanted);
+/// `pthread_sigmask(3)`: lets those of [`SIGNALS`] through that are true in `wanted`.
+pub(crate) fn unblock_signals(wanted: [bool; 3]) {
+    let set = signal_set(wanted);
     // SAFETY: the set is initialised and lives through the call; the old mask is not asked for. It fails only for a wrong
     // first argument.
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut()) };
 }
 
-/// `signalfd(2)` for SIGINT and SIGTERM, not blocking.
-pub(crate) fn stop_signalfd() -> Result<Fd, Errno> {
-    let set = stop_signals([true, true]);
+/// `signalfd(2)` for those of [`SIGNALS`] that are true in `wanted`, not blocking.
+pub(crate) fn signalfd(wanted: [bool; 3]) -> Result<Fd, Errno> {
+    let set = signal_set(wanted);
     // SAFETY: the set is initialised and lives through the call, which only reads it.
     owned(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })
 }

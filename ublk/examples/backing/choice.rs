@@ -12,8 +12,8 @@ pub(crate) enum Choice {
     Copy,
 }
 
-/// Each with the word for it, and with what the driver must have.
-const MODES: [(Choice, &str, Features); 4] = [
+/// Each with the word for it, and with what the driver must have. A device of the first two has what the third needs, too.
+pub(crate) const MODES: [(Choice, &str, Features); 4] = [
     (Choice::AutoRegister, "auto-register", Features::AUTO_BUF_REG),
     (Choice::ZeroCopy, "zero-copy", Features::SUPPORT_ZERO_COPY),
     (Choice::UserCopy, "user-copy", Features::USER_COPY),

@@ -19,7 +19,7 @@ use ublk_sys::{UBLK_FEATURES_LEN, UBLK_SHMEM_BUF_READ_ONLY, ublk_params, ublk_sh
 use crate::control::in_flight::{Starting, Stopping};
 use crate::control::{Control, Header};
 use crate::deadline::Deadline;
-use crate::device_info::{DeviceInfo, NewDevice};
+use crate::device_info::{DeviceInfo, NewDevice, State};
 use crate::errno::Errno;
 use crate::error::{Command, Error, SystemCall};
 use crate::features::Features;
@@ -29,7 +29,7 @@ use crate::mode::Mode;
 use crate::params::{ParamTypes, Params};
 use crate::shared_memory::SharedMemory;
 use crate::syscall;
-use crate::units::u64_from;
+use crate::units::{Sectors, u64_from};
 
 /// The most CPUs of a [`CpuSet`]: what Linux can be configured for on the largest machines.
 const MAX_CPUS: usize = 8192;
@@ -109,7 +109,7 @@ impl Control {
         self.buffer()?.read(offset).ok_or(TOO_LONG)
     }
 
-    fn simple(&mut self, command: Command, id: DeviceId) -> Result<(), Error> {
+    pub(super) fn simple(&mut self, command: Command, id: DeviceId) -> Result<(), Error> {
         let header = Header { device: Some(id), ..Header::default() };
         self.send(command, header, self.patience)
     }
@@ -371,6 +371,75 @@ impl Control {
     pub fn begin_stop(&mut self, id: DeviceId) -> Result<Stopping<'_>, Error> {
         let header = Header { device: Some(id), ..Header::default() };
         self.begin(Command::STOP_DEV, header, self.stop_patience)
+    }
+
+    /// Stops a device that nobody has open, and changes nothing where somebody has: a mounted file system, a program, udev for
+    /// a moment. Otherwise as [`stop`](Control::stop).
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Control`] with `EBUSY`: the block device is open somewhere. `ENODEV`: there is none. `EOPNOTSUPP`: the driver is
+    ///   older.
+    /// - those of [`stop`](Control::stop).
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.0, where the driver offers [`Features::SAFE_STOP_DEV`]. `UBLK_U_CMD_TRY_STOP_DEV`, `ublk_ctrl_try_stop_dev()`. A
+    /// device that was stopped so is to be deleted: started again it would let nobody open it who lacks `CAP_SYS_ADMIN`.
+    pub fn try_stop(&mut self, id: DeviceId) -> Result<(), Error> {
+        self.begin_try_stop(id)?.wait()
+    }
+
+    /// Begins to stop a device that nobody has open, and waits for nothing; see [`try_stop`](Control::try_stop).
+    ///
+    /// # Errors
+    ///
+    /// Those of the ring. What the driver thinks of it comes from [`Stopping`].
+    ///
+    /// # Kernel
+    ///
+    /// As for [`try_stop`](Control::try_stop).
+    pub fn begin_try_stop(&mut self, id: DeviceId) -> Result<Stopping<'_>, Error> {
+        let header = Header { device: Some(id), ..Header::default() };
+        self.begin(Command::TRY_STOP_DEV, header, self.stop_patience)
+    }
+
+    /// Makes the block device of a device `size` large, while it is served. Whoever has it open sees the new size when this returns, and
+    /// is told of it (`RESIZE=1` in a uevent). Requests in flight are not waited for: where it becomes smaller, some may lie behind
+    /// its end.
+    ///
+    /// What serves it has to be ready for the new size before.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Unsupported`]: the driver does not offer [`Features::UPDATE_SIZE`]; nothing was sent.
+    /// - [`Error::Invalid`]: the device has no disk (some drivers from Linux 6.16 to 6.19 crash over that), or has zones; or the size is
+    ///   nothing, or not a whole number of its logical blocks. Nothing was changed.
+    /// - [`Error::Control`] with `ENODEV`: the disk has gone meanwhile.
+    /// - those of every command.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.16. `UBLK_U_CMD_UPDATE_SIZE`, `ublk_ctrl_set_size()`.
+    pub fn resize(&mut self, id: DeviceId, size: Sectors) -> Result<(), Error> {
+        let offered = self.features()?;
+        let missing = Features::UPDATE_SIZE.without(offered);
+        if !missing.is_empty() {
+            return Err(Error::Unsupported { missing, offered });
+        }
+        let info = self.info(id)?;
+        if info.state() == State::DEAD {
+            return Err(Error::Invalid { what: "a device without a disk has no size to change" });
+        }
+        if info.features().contains(Features::ZONED) {
+            return Err(Error::Invalid { what: "a disk with zones keeps its size" });
+        }
+        let block = 1_u64.checked_shl(self.params(id)?.as_raw().basic.logical_bs_shift.into()).unwrap_or(0);
+        if size.raw() == 0 || size.bytes().checked_rem(block) != Some(0) {
+            return Err(Error::Invalid { what: "the size of a disk is a whole number of its logical blocks" });
+        }
+        let header = Header { device: Some(id), data: size.raw(), ..Header::default() };
+        self.send(Command::UPDATE_SIZE, header, self.patience)
     }
 
     /// Deletes a device, stopping it first, and waits until its id is free.

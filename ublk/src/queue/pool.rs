@@ -127,6 +127,12 @@ impl Pool {
         self.has(Set::Waiting, tag)
     }
 
+    /// How many tags wait.
+    #[cfg(feature = "std")]
+    pub(super) fn waiting(&self) -> usize {
+        (0..WORDS).filter_map(|index| usize::try_from(self.word(Set::Waiting, index).count_ones()).ok()).sum()
+    }
+
     /// A tag that waits, and a buffer for it; tags take turns.
     pub(super) fn serve(&self) -> Option<(Tag, Tag)> {
         if self.is_empty(Set::Waiting) {

@@ -3,7 +3,7 @@
 
 use core::any::Any;
 use core::panic::AssertUnwindSafe;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use core::time::Duration;
 use std::boxed::Box;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,30 +26,84 @@ use crate::server::stop::Bell;
 /// How long the threads of a device that is stopped, or abandoned, may take to notice.
 pub(super) const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often the threads of a server that hands over look whether they are still to wait for the target.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// What the threads of one server share.
 pub(super) struct Shared<T> {
     pub(super) target: T,
+    /// Whether the device outlives this server: what is not answered when a thread leaves is then the driver's to see to.
+    pub(super) outlives: bool,
     /// Set when the target has panicked: it is not called again, and every further request fails.
     pub(super) panicked: AtomicBool,
     /// Notified when a thread has something to say.
     pub(super) news: Bell,
     /// Readable when every queue's thread is to leave, whatever is unanswered.
     pub(super) abandon: Bell,
-    pub(super) starting: AtomicBool,
-    pub(super) stopping: AtomicBool,
-    /// Counts on as requests are delivered and answered while the device is being started or stopped, as a sign of progress.
+    phase: AtomicU8,
+    /// Counts on as requests are delivered and answered while the device is being started, stopped or let go, as a sign of progress.
     /// Reads count for the start, which reads the partition table, and not for the stop, which writes: a client that goes on
     /// reading is no progress.
     pub(super) moved: AtomicU64,
 }
 
+/// How far a server has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    Serving,
+    /// The driver was asked to start the device.
+    Starting,
+    /// The service is to end, and goes on until then.
+    Ending,
+    /// The driver was asked to stop the device.
+    Stopping,
+    /// The threads are to answer what the target has, to take nothing more, and to leave.
+    HandingOver,
+}
+
 impl<T> Shared<T> {
+    pub(super) fn new(target: T, outlives: bool) -> Result<Shared<T>, Error> {
+        Ok(Shared {
+            target,
+            outlives,
+            panicked: AtomicBool::new(false),
+            news: Bell::new()?,
+            abandon: Bell::new()?,
+            phase: AtomicU8::new(0),
+            moved: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.store(
+            match phase {
+                Phase::Serving => 0,
+                Phase::Starting => 1,
+                Phase::Ending => 2,
+                Phase::Stopping => 3,
+                Phase::HandingOver => 4,
+            },
+            Ordering::Relaxed,
+        );
+    }
+
+    fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            1 => Phase::Starting,
+            2 => Phase::Ending,
+            3 => Phase::Stopping,
+            4 => Phase::HandingOver,
+            _ => Phase::Serving,
+        }
+    }
+
     /// Counts what the queue has answered since `seen`, which is brought up to now, and what was delivered.
     fn note_progress<M: Mode>(&self, queue: &Queue<M>, seen: &mut Answered, delivered: Option<Operation>) {
-        let starting = self.starting.load(Ordering::Relaxed);
-        if starting || self.stopping.load(Ordering::Relaxed) {
+        let phase = self.phase();
+        if phase != Phase::Serving {
             let before = core::mem::replace(seen, queue.answered());
-            let reads = starting && seen.reads != before.reads;
+            let reads = phase == Phase::Starting && seen.reads != before.reads;
             let others = seen.others != before.others || delivered.is_some_and(|what| what != Operation::READ);
             if reads || others {
                 self.moved.fetch_add(1, Ordering::Relaxed);
@@ -109,7 +163,7 @@ impl<M: Mode, P> Daemon<M, P> {
         }
         let mut served = Served { queues: Vec::new(), rings };
         for (queue, own) in self.queues {
-            served.queues.push(Serving { queue: queue.fetch()?, own, seen: Answered::default() });
+            served.queues.push(Serving { queue: queue.fetch()?, own, seen: Answered::default(), left: 0 });
         }
         if let [only] = &*served.queues {
             only.queue.wake_on(shared.abandon.fd())?;
@@ -125,8 +179,21 @@ impl<M: Mode, P> Daemon<M, P> {
             panicked = panicked.or(served.answer(shared, &ready)?);
             // That the bell has rung is known when what has completed was taken.
             abandoned |= served.queues.iter().any(|serving| serving.queue.is_woken());
+            // A target that has panicked would fail all that comes; the next server will not.
+            abandoned |= shared.outlives && shared.panicked.load(Ordering::Acquire);
         }
-        served.leave()?;
+        // What is answered last goes out when the queues are dropped. Whoever waits for this has a deadline, and then says so.
+        while shared.phase() == Phase::HandingOver && !served.is_handed_over() {
+            (ready, _) = served.wait(None, Some(LOOK_AGAIN))?;
+            panicked = panicked.or(served.answer(shared, &ready)?);
+        }
+        match (shared.outlives, shared.phase()) {
+            (true, Phase::HandingOver) => {}
+            // What is not answered is the driver's to see to.
+            (true, Phase::Serving | Phase::Starting | Phase::Ending) if shared.panicked.load(Ordering::Acquire) => {}
+            (true, Phase::Serving | Phase::Starting | Phase::Ending) => served.held().map_or(Ok(()), Err)?,
+            _ => served.leave()?,
+        }
         panicked.map_or(Ok(()), |(queue, message)| Err(Error::Panicked { queue, message }))
     }
 }
@@ -136,6 +203,8 @@ struct Serving<M: Mode, P> {
     queue: Queue<M>,
     own: P,
     seen: Answered,
+    /// Requests that were delivered and are left to the driver, and to the next server.
+    left: usize,
 }
 
 /// The queues of a thread; of those that are dropped unfinished, the rings' descriptors stay in `rings`.
@@ -180,9 +249,9 @@ impl<M: Mode, P> Served<'_, M, P> {
         let mut panicked = None;
         let is_alone = self.queues.len() == 1;
         for (serving, _) in self.queues.iter_mut().zip(ready).filter(|(_, ready)| **ready) {
-            let Serving { queue, own, seen } = serving;
+            let Serving { queue, own, seen, left } = serving;
             loop {
-                let said = answer_all(queue, own, shared, seen)?;
+                let said = answer_all(queue, own, shared, seen, left)?;
                 panicked = panicked.or(said.map(|message| (queue.id(), message)));
                 // The ring of one among several is not waited for, and so it is left with nothing to submit or to take.
                 if is_alone || queue.wait(Some(Duration::ZERO))? != Wake::Completions {
@@ -193,14 +262,16 @@ impl<M: Mode, P> Served<'_, M, P> {
         Ok(panicked)
     }
 
+    /// Whether the target has nothing left to answer; what was delivered and not given to it stays with the driver.
+    fn is_handed_over(&self) -> bool {
+        self.queues.iter().all(|serving| serving.queue.owned_by_target() <= serving.left)
+    }
+
     /// Fails what is left of queues that are abandoned, for as long as it takes a stop that waited for it to go on and end the
     /// fetches: a ring that is closed with fetches in flight while a stop ends them makes Linux 7.3 warn. What is detached is
     /// left to whoever has it, and to the driver.
     fn leave(&mut self) -> Result<(), Error> {
-        let held = self.queues.iter().filter_map(|serving| {
-            serving.queue.oldest().map(|(tag, age)| (age, Error::Held { queue: serving.queue.id(), tag, age }))
-        });
-        let held = held.max_by_key(|(age, _)| *age);
+        let held = self.held();
         let deadline = Instant::now() + LEAVE_PATIENCE;
         while !self.is_finished() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -219,7 +290,15 @@ impl<M: Mode, P> Served<'_, M, P> {
                 fail_all(queue)?;
             }
         }
-        held.map_or(Ok(()), |(_, error)| Err(error))
+        held.map_or(Ok(()), Err)
+    }
+
+    /// The request that the target has held longest.
+    fn held(&self) -> Option<Error> {
+        let held = self.queues.iter().filter_map(|serving| {
+            serving.queue.oldest().map(|(tag, age)| (age, Error::Held { queue: serving.queue.id(), tag, age }))
+        });
+        held.max_by_key(|(age, _)| *age).map(|(_, error)| error)
     }
 }
 
@@ -252,6 +331,7 @@ fn answer_all<T, M: Mode, P>(
     own: &P,
     shared: &Shared<T>,
     seen: &mut Answered,
+    left: &mut usize,
 ) -> Result<Option<Message>, Error>
 where
     T: Fn(&P, Event<'_, M>) + Sync,
@@ -263,7 +343,15 @@ where
             Event::Completed(completed) => completed.request(),
         };
         shared.note_progress(queue, seen, Some(request.operation()));
-        if shared.panicked.load(Ordering::Acquire) {
+        let panicked_before = shared.panicked.load(Ordering::Acquire);
+        let is_new = matches!(event, Event::Request(_));
+        if shared.outlives && (panicked_before || is_new && shared.phase() == Phase::HandingOver) {
+            // The token is the promise of an answer, which the next server gives, or the driver.
+            core::mem::forget(event);
+            *left += 1;
+            continue;
+        }
+        if panicked_before {
             fail(event);
             continue;
         }

@@ -2,14 +2,29 @@
 //! The time in which the threads of a server's queues run, as the thread that made them sees it.
 
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 use std::sync::mpsc;
 
+use crate::control::Stopping;
+use crate::deadline::Deadline;
 use crate::device::Device;
 use crate::device_info::DeviceInfo;
-use crate::error::Error;
+use crate::errno::Errno;
+use crate::error::{Command, Error, SystemCall};
+use crate::features::Features;
 use crate::mode::Mode;
-use crate::server::daemon::{LEAVE_PATIENCE, Report, Shared};
+use crate::server::block_device::{Look, Looked};
+use crate::server::daemon::{LEAVE_PATIENCE, Phase, Report, Shared};
 use crate::server::stop::{Stopped, Wakeups};
+
+/// How often a server that was asked to stop looks whether the block device is open still.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long it looks before it tells that somebody has it open: udev does for a moment.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a driver that is quiescing a device may wait for a tag to become idle, before it is asked again.
+const QUIESCE_AGAIN: Duration = Duration::from_millis(20);
 
 /// The time in which the threads of the queues run. Ends them on every way out, so that the scope that waits for them
 /// ends too.
@@ -18,6 +33,7 @@ pub(super) struct Session<'s, T, M: Mode> {
     shared: &'s Shared<T>,
     wakeups: &'s Wakeups,
     reports: &'s mpsc::Receiver<Report>,
+    when_in_use: Option<fn(&DeviceInfo)>,
     /// Threads that have not reported their end.
     running: usize,
     /// Threads that have reported that their queue is fetched.
@@ -34,8 +50,9 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
         shared: &'s Shared<T>,
         wakeups: &'s Wakeups,
         reports: &'s mpsc::Receiver<Report>,
+        when_in_use: Option<fn(&DeviceInfo)>,
     ) -> Session<'s, T, M> {
-        Session { device, shared, wakeups, reports, running: 0, fetched: 0, failed: Ok(()), over: false }
+        Session { device, shared, wakeups, reports, when_in_use, running: 0, fetched: 0, failed: Ok(()), over: false }
     }
 
     /// The device that is served.
@@ -69,10 +86,168 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
             Err(Error::Control { .. }) if self.running < queues && self.failed.is_ok() => Stopped::FromOutside,
             Err(error) => return Err(error),
         };
-        let stop = self.stop();
+        let ended = self.end(stopped);
         // Why a thread failed says more than that the stop waited for it in vain.
         self.take_reports();
-        self.failed.and(stop).map(|()| stopped)
+        self.failed.and(ended)
+    }
+
+    /// Ends the service, for that reason.
+    fn end(&mut self, reason: Stopped) -> Result<Stopped, Error> {
+        match reason {
+            Stopped::HandedOver => self.hand_over().map(|()| reason),
+            // The threads of a target that has panicked leave by themselves, and the device waits for its next server.
+            _ if self.shared.outlives && self.shared.panicked.load(Ordering::Acquire) => {
+                self.wait_for_ends();
+                Ok(reason)
+            }
+            // They have ended because somebody has quiesced the device, or stopped it.
+            Stopped::FromOutside if self.device.is_to_be_kept() => {
+                self.over = true;
+                Ok(Stopped::HandedOver)
+            }
+            Stopped::FromOutside => self.stop().map(|()| reason),
+            Stopped::Handle => self.stop_in_use().map(|()| reason),
+            Stopped::Signal(_) => self.stop_unused(reason),
+        }
+    }
+
+    /// Stops the device as soon as nobody has it open, or at once where it is asked for again.
+    fn stop_unused(&mut self, reason: Stopped) -> Result<Stopped, Error> {
+        let asked = Deadline::after(TELL_AFTER);
+        let mut tell = self.when_in_use.take();
+        loop {
+            if self.try_stop()? {
+                return Ok(reason);
+            }
+            if asked.is_over() {
+                if let Some(tell) = tell.take() {
+                    tell(self.device.info());
+                }
+            }
+            // Nothing tells when a block device was closed by the last one who had it open.
+            let again = self.wakeups.wait_for(&self.shared.news, TRY_AGAIN)?;
+            self.take_reports();
+            self.failed?;
+            if self.running == 0 || self.shared.panicked.load(Ordering::Acquire) {
+                return self.end(Stopped::FromOutside);
+            }
+            match again {
+                Some(Stopped::HandedOver) => return self.end(Stopped::HandedOver),
+                Some(again) => return self.stop_in_use().map(|()| again),
+                None => {}
+            }
+        }
+    }
+
+    /// Stops the device if nobody has it open. Whether it is stopped.
+    fn try_stop(&mut self) -> Result<bool, Error> {
+        if self.device.control().features()?.contains(Features::SAFE_STOP_DEV) {
+            return match self.stop_by(Device::begin_try_stop) {
+                Err(Error::Control { errno: Errno::EBUSY, .. }) => {
+                    self.shared.enter(Phase::Serving);
+                    Ok(false)
+                }
+                // Somebody else has stopped it.
+                Err(Error::Control { errno: Errno::ENODEV, .. }) => self.stop().map(|()| true),
+                other => other.map(|()| true),
+            };
+        }
+        match self.look(true)? {
+            None | Some(Looked::InUse) => {
+                self.shared.enter(Phase::Serving);
+                Ok(false)
+            }
+            // As long as it is open nobody else mounts it.
+            Some(Looked::Open(disk)) => self.stop().map(|()| drop(disk)).map(|()| true),
+            // Whoever can open it is not here.
+            Some(Looked::NoNode) => self.stop().map(|()| true),
+            Some(Looked::NotSynced(errno)) => self.stop().and(Err(SystemCall::Fsync.failed(errno))),
+        }
+    }
+
+    /// Stops the device, whoever has it open. Of one that outlives its server the driver throws away what is in the page cache, which
+    /// therefore is written before.
+    fn stop_in_use(&mut self) -> Result<(), Error> {
+        let looked = if self.shared.outlives { self.look(false)? } else { None };
+        let stopped = self.stop();
+        match looked {
+            Some(Looked::NotSynced(errno)) => stopped.and(Err(SystemCall::Fsync.failed(errno))),
+            _ => stopped,
+        }
+    }
+
+    /// Opens the block device, and syncs it where the driver would not; `None` where that comes to no end.
+    fn look(&mut self, exclusively: bool) -> Result<Option<Looked>, Error> {
+        let (shared, id) = (self.shared, self.device.info().id());
+        let numbers = self.device.control().params(id)?.as_raw().devt;
+        let numbers = (numbers.disk_major, numbers.disk_minor);
+        shared.enter(Phase::Ending);
+        let mut before = shared.moved.load(Ordering::Relaxed);
+        let looking = Look { id, numbers, exclusively, syncs: shared.outlives }.begin()?;
+        let mut deadline = self.deadline();
+        loop {
+            if let Some(seen) = looking.seen() {
+                return Ok(Some(seen));
+            }
+            if deadline.is_over() {
+                if !shared.has_progressed(&mut before) {
+                    return Ok(None);
+                }
+                deadline = self.deadline();
+            }
+            self.wakeups.wait_or(&shared.news, looking.done.fd(), Some(deadline.time_left()), false)?;
+            self.take_reports();
+            self.failed?;
+        }
+    }
+
+    /// Lets another server have the device, when the target has answered what it has.
+    fn hand_over(&mut self) -> Result<(), Error> {
+        let (shared, id) = (self.shared, self.device.info().id());
+        let quiesces = self.device.info().features().contains(Features::QUIESCE);
+        shared.enter(if quiesces { Phase::Ending } else { Phase::HandingOver });
+        let mut before = shared.moved.load(Ordering::Relaxed);
+        if !quiesces {
+            shared.abandon.notify();
+        }
+        let mut deadline = self.deadline();
+        while self.running > 0 {
+            if quiesces {
+                match self.device.control().quiesce(id, QUIESCE_AGAIN) {
+                    // It tells nothing to a server that owns every tag, and so it is asked for again.
+                    Ok(()) | Err(Error::Control { errno: Errno::EBUSY, .. }) => {}
+                    // It was stopped meanwhile.
+                    Err(Error::Control { errno: Errno::ENODEV, .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Ok(report) = self.reports.recv_timeout(QUIESCE_AGAIN) {
+                self.note(report);
+            }
+            self.failed?;
+            if deadline.is_over() {
+                if !shared.has_progressed(&mut before) {
+                    return Err(self.give_up_waiting());
+                }
+                deadline = self.deadline();
+            }
+        }
+        self.over = true;
+        Ok(())
+    }
+
+    /// Has the threads leave although the target has not answered what it has, which is the driver's to see to; what to say of it.
+    fn give_up_waiting(&mut self) -> Error {
+        self.shared.enter(Phase::Ending);
+        self.wait_for_ends();
+        let (command, device) = (Command::QUIESCE_DEV, Some(self.device.info().id()));
+        let late = Error::TimedOut { command, device, waited: self.device.control().stop_patience() };
+        self.failed.err().unwrap_or(late)
+    }
+
+    fn deadline(&mut self) -> Deadline {
+        Deadline::after(self.device.control().stop_patience())
     }
 
     /// Waits until every thread has fetched its queue, or has ended.
@@ -90,7 +265,7 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
     /// table, and a thread that left then would hang it for good.
     fn start(&mut self) -> Result<Option<Stopped>, Error> {
         let mut reason = None;
-        self.shared.starting.store(true, Ordering::Relaxed);
+        self.shared.enter(Phase::Starting);
         let mut before = self.shared.moved.load(Ordering::Relaxed);
         let mut starting = self.device.begin_start()?;
         loop {
@@ -110,7 +285,7 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
             self.failed?;
             reason = reason.or(stopped);
         }
-        self.shared.starting.store(false, Ordering::Relaxed);
+        self.shared.enter(Phase::Serving);
         Ok(reason)
     }
 
@@ -131,10 +306,18 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
 
     /// Stops the device, and waits until every thread has answered what it owned and left.
     fn stop(&mut self) -> Result<(), Error> {
+        self.stop_by(Device::begin_stop)
+    }
+
+    /// Stops the device by this command.
+    fn stop_by<B>(&mut self, begin: B) -> Result<(), Error>
+    where
+        B: for<'d> FnOnce(&'d mut Device<M>) -> Result<Stopping<'d>, Error>,
+    {
         let shared = self.shared;
-        shared.stopping.store(true, Ordering::Relaxed);
+        shared.enter(Phase::Stopping);
         let mut before = shared.moved.load(Ordering::Relaxed);
-        let mut stopping = self.device.begin_stop()?;
+        let mut stopping = begin(self.device)?;
         loop {
             match stopping.poll() {
                 Ok(true) => break,
@@ -150,13 +333,23 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
             self.failed?;
         }
         self.over = true;
+        self.wait_for_reports();
+        Ok(())
+    }
+
+    /// Tells the threads to leave, and waits a moment until they have.
+    fn wait_for_ends(&mut self) {
+        self.shared.abandon.notify();
+        self.wait_for_reports();
+    }
+
+    fn wait_for_reports(&mut self) {
         while self.running > 0 {
             match self.reports.recv_timeout(LEAVE_PATIENCE) {
                 Ok(report) => self.note(report),
-                Err(_) => return Ok(()),
+                Err(_) => return,
             }
         }
-        Ok(())
     }
 
     fn take_reports(&mut self) {
@@ -189,7 +382,7 @@ impl<T, M: Mode> Drop for Session<'_, T, M> {
         // A queue that is fetched after its device was stopped would not notice on Linux 6.12.
         self.wait_for_fetches();
         // A thread that has failed answers nothing more, and a stop would wait for it.
-        if !self.over && self.running > 0 && self.failed.is_ok() {
+        if !self.over && self.running > 0 && self.failed.is_ok() && !self.device.is_to_be_kept() {
             let _ = self.stop();
         }
         self.shared.abandon.notify();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What ends a server: a handle in another thread, or a signal.
+//! What ends a server's service: a handle in another thread, or a signal.
 
 use core::fmt;
 use core::time::Duration;
@@ -9,6 +9,12 @@ use crate::error::{Error, SystemCall};
 use crate::poll::poll;
 use crate::signals::Signals;
 use crate::syscall::{self, Fd};
+
+/// SIGUSR2, the last of the signals that are taken.
+const HAND_OVER_SIGNAL: i32 = {
+    let [_, _, hand_over] = syscall::SIGNALS;
+    hand_over
+};
 
 /// Why a server stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +26,9 @@ pub enum Stopped {
     Signal(i32),
     /// Another process stopped or deleted the device.
     FromOutside,
+    /// The device waits for its next server, or has it: this one was told to [hand over](super::Server::hand_over_on), or another process
+    /// has had the device [quiesced](crate::Control::quiesce).
+    HandedOver,
 }
 
 static_assertions::assert_impl_all!(Stopped: Send, Sync);
@@ -32,6 +41,7 @@ impl fmt::Display for Stopped {
             Stopped::Signal(15) => f.write_str("stopped by SIGTERM"),
             Stopped::Signal(other) => write!(f, "stopped by signal {other}"),
             Stopped::FromOutside => f.write_str("stopped from outside"),
+            Stopped::HandedOver => f.write_str("handed over"),
         }
     }
 }
@@ -89,6 +99,7 @@ impl StopHandle {
 #[derive(Debug)]
 pub(super) struct Wakeups {
     pub(super) handle: Option<StopHandle>,
+    pub(super) hand_over: Option<StopHandle>,
     pub(super) signals: Option<Signals>,
 }
 
@@ -96,6 +107,11 @@ impl Wakeups {
     /// Waits for news of a thread, or for a reason to stop, which is returned.
     pub(super) fn wait(&self, news: &Bell) -> Result<Option<Stopped>, Error> {
         self.poll(news, None, None, true)
+    }
+
+    /// As [`wait`](Wakeups::wait), for this long at most.
+    pub(super) fn wait_for(&self, news: &Bell, time: Duration) -> Result<Option<Stopped>, Error> {
+        self.poll(news, None, Some(time), true)
     }
 
     /// As [`wait`](Wakeups::wait), and until `other` can be read or `time` is over. Reasons to stop are waited for only
@@ -117,16 +133,25 @@ impl Wakeups {
         time: Option<Duration>,
         stops: bool,
     ) -> Result<Option<Stopped>, Error> {
-        let handle = self.handle.as_ref().filter(|_| stops).map(|handle| handle.event.fd());
+        let event = |handle: &'_ Option<StopHandle>| {
+            handle.as_ref().filter(|_| stops).map_or(-1, |handle| handle.event.fd().raw())
+        };
         let signals = self.signals.as_ref().filter(|_| stops).map(Signals::fd);
         let raw = |fd: Option<&Fd>| fd.map_or(-1, Fd::raw);
         // Whoever waits for a time looks at the clock, and calls again.
-        let [heard, stopped, _, _] = poll([news.fd().raw(), raw(handle), raw(signals), raw(other)], time)?;
+        let fds = [news.fd().raw(), event(&self.handle), event(&self.hand_over), raw(signals), raw(other)];
+        let [heard, stopped, handed_over, _, _] = poll(fds, time)?;
         if heard {
             // What is said is looked for elsewhere; the next wait is for what comes after.
             let _ = syscall::read_event(news.fd());
         }
         let signal = self.signals.as_ref().filter(|_| stops).and_then(Signals::take);
-        Ok(signal.map(Stopped::Signal).or(stopped.then_some(Stopped::Handle)))
+        let signalled = signal.map(|signal| match signal {
+            HAND_OVER_SIGNAL => Stopped::HandedOver,
+            other => Stopped::Signal(other),
+        });
+        // A stop is the end of a device, and goes before what is not.
+        let handled = stopped.then_some(Stopped::Handle).or(handed_over.then_some(Stopped::HandedOver));
+        Ok(signalled.or(handled))
     }
 }

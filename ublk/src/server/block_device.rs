@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The block device of the server's own device, opened and synced in a thread that serves no queue.
+//!
+//! Whoever opens it, or syncs it, may wait for requests that this very server has to answer.
+
+use std::format;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use crate::errno::Errno;
+use crate::error::{Error, SystemCall};
+use crate::id::DeviceId;
+use crate::server::stop::Bell;
+use crate::syscall;
+
+/// What came of looking at the block device.
+#[derive(Debug)]
+pub(super) enum Looked {
+    /// It is open, and what was in the page cache is written, if that was wanted.
+    Open(File),
+    /// Somebody has it open exclusively: it is mounted, for instance.
+    InUse,
+    /// There is no node of it here, or none that can be opened.
+    NoNode,
+    /// What was in the page cache could not be written.
+    NotSynced(Errno),
+}
+
+/// How it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub(super) id: DeviceId,
+    /// The numbers of the block device, as the driver gives them.
+    pub(super) numbers: (u32, u32),
+    /// Whether nobody else is to have it so.
+    pub(super) exclusively: bool,
+    /// Whether the page cache is to be written back.
+    pub(super) syncs: bool,
+}
+
+impl Look {
+    /// Begins to look, in a thread that is not waited for: one that hangs in the kernel hangs alone.
+    pub(super) fn begin(self) -> Result<Looking, Error> {
+        let done = Arc::new(Bell::new()?);
+        let (send, receive) = mpsc::channel();
+        let bell = Arc::clone(&done);
+        let spawned = thread::Builder::new().name(format!("ublk{} look", self.id)).spawn(move || {
+            // Nobody may want to know any more.
+            let _ = send.send(self.look());
+            bell.notify();
+        });
+        match spawned {
+            Ok(_) => Ok(Looking { done, receive }),
+            Err(error) => Err(SystemCall::Thread.failed(error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))),
+        }
+    }
+
+    fn look(self) -> Looked {
+        let exclusive = if self.exclusively { syscall::OPEN_EXCLUSIVELY } else { 0 };
+        let opened = OpenOptions::new().read(true).custom_flags(exclusive).open(format!("/dev/ublkb{}", self.id));
+        let disk = match opened {
+            Ok(disk) if self.is_of(&disk) => disk,
+            Err(error) if error.raw_os_error() == Some(Errno::EBUSY.raw()) => return Looked::InUse,
+            // A name may lead anywhere.
+            Ok(_) | Err(_) => return Looked::NoNode,
+        };
+        let synced = if self.syncs { disk.sync_all() } else { Ok(()) };
+        match synced {
+            Ok(()) => Looked::Open(disk),
+            Err(error) => Looked::NotSynced(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+        }
+    }
+
+    fn is_of(self, disk: &File) -> bool {
+        let (major, minor) = self.numbers;
+        disk.metadata().is_ok_and(|about| {
+            about.file_type().is_block_device() && syscall::device_numbers(about.rdev()) == (major, minor)
+        })
+    }
+}
+
+/// A look that is under way.
+#[derive(Debug)]
+pub(super) struct Looking {
+    /// Notified when there is something to be received.
+    pub(super) done: Arc<Bell>,
+    receive: mpsc::Receiver<Looked>,
+}
+
+impl Looking {
+    /// What was seen, once it was.
+    pub(super) fn seen(&self) -> Option<Looked> {
+        self.receive.try_recv().ok()
+    }
+}
