@@ -6,9 +6,9 @@
 mod harness;
 mod planted;
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -160,7 +160,7 @@ fn a_server_that_was_killed_leaves_a_device_that_is_listed_as_stale() {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_device_that_is_not_there_is_status_1_with_a_sentence() {
-    for command in ["info", "params", "stop", "delete"] {
+    for command in ["info", "params", "stop", "delete", "quiesce"] {
         let said = ublkctl(&[command, "4711"]);
         assert_eq!((said.status, said.out.as_str()), (Some(1), ""), "{said:?}");
         let start = format!("ublkctl {command}: the driver refused UBLK_U_CMD_");
@@ -191,7 +191,9 @@ fn wrong_arguments_are_status_2_and_help_is_0_and_neither_makes_a_device() {
         assert_eq!((said.status, said.out.as_str()), (Some(2), ""), "{arguments:?}: {said:?}");
         assert!(!said.error.is_empty(), "{arguments:?}");
     }
-    for command in ["features", "list", "info", "params", "stop", "delete", "add", "doctor"] {
+    let commands =
+        ["features", "list", "info", "params", "stop", "delete", "collect", "resize", "quiesce", "add", "doctor"];
+    for command in commands {
         let said = ublkctl(&[command, "--help"]);
         assert_eq!((said.status, said.error.as_str()), (Some(0), ""), "{command}");
         assert!(said.out.contains("Exit status: 0"), "{}", said.out);
@@ -268,10 +270,99 @@ fn a_supervisor_reads_a_line_when_the_disk_is_live_and_one_at_the_end() {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn collect_deletes_what_nobody_serves_and_leaves_what_lives_or_waits() {
+    let file = std::env::temp_dir().join(format!("ublkctl-{}", std::process::id()));
+    File::create(&file).unwrap().set_len(1 << 20).unwrap();
+    let path = file.to_str().unwrap();
+    let alive = Program::start("ublkctl", &["add", "null", "--id", "4711"]);
+    let dead = Program::start("ublkctl", &["add", "null", "--id", "4712"]);
+    let waiting = Program::start("loop", &["--recovery", "plain", "--id", "4713", path]);
+    for mut killed in [dead, waiting] {
+        killed.process.kill().unwrap();
+        killed.ended();
+    }
+    let mut control = Control::open().unwrap();
+    for id in [4712, 4713] {
+        while control.info(DeviceId::new(id)).unwrap().state() == State::LIVE {
+            std::thread::yield_now();
+        }
+    }
+    let said = printed(&["collect"]);
+    assert_eq!(
+        said,
+        "4712 DEAD deleted\n4713 QUIESCED left: it waits for its next server (--recoverable deletes it)\n"
+    );
+    assert_eq!(printed(&["collect", "4711", "4712"]), "");
+    let row = printed(&["collect", "4713", "--recoverable", "--json"]);
+    assert_eq!(
+        (member(&row, "state"), member(&row, "deleted"), member(&row, "number_free")),
+        ("\"QUIESCED\"", "true", "true")
+    );
+    assert_eq!(nodes(), ["ublkb4711", "ublkc4711"]);
+    alive.stop();
+    fs::remove_file(&file).unwrap();
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn stop_and_delete_leave_a_disk_alone_that_is_in_use_unless_they_are_forced() {
+    for command in ["stop", "delete"] {
+        let disk = Program::start("ublkctl", &["add", "ram", "--size", "8M", "--id", "4711"]);
+        // Before Linux 7.0 whoever has it exclusively is seen alone.
+        let user = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&disk.path).unwrap();
+        let refused = ublkctl(&[command, "4711"]);
+        let sentence = format!("ublkctl {command}: /dev/ublkb4711 is open; --force stops it all the same\n");
+        assert_eq!((refused.status, refused.error), (Some(1), sentence));
+        assert!(control_sees_it_live());
+        if command == "stop" {
+            drop(user);
+            // udev, or whoever else looks at a disk that was closed, may have it for a moment.
+            while ublkctl(&[command, "4711"]).status != Some(0) {}
+        } else {
+            let forced = std::thread::spawn(|| ublkctl(&["delete", "4711", "--force"]));
+            while control_sees_it_live() {
+                std::thread::yield_now();
+            }
+            // It waits for the number to become free.
+            drop(user);
+            assert_eq!(forced.join().unwrap().status, Some(0));
+        }
+        disk.ended();
+        assert_eq!(nodes(), [""; 0]);
+    }
+}
+
+fn control_sees_it_live() -> bool {
+    Control::open().unwrap().info(HIGH).is_ok_and(|info| info.state() == State::LIVE)
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn resize_changes_the_size_and_quiesce_relieves_where_the_driver_can_and_else_they_say_since_when() {
+    let offered = Control::open().unwrap().features().unwrap();
+    let disk = Program::start("ublkctl", &["add", "null", "--size", "8M", "--id", "4711"]);
+    if offered.contains(Features::UPDATE_SIZE) {
+        assert_eq!(printed(&["resize", "4711", "4M"]), "");
+        assert_eq!(disk.attribute("size"), "8192");
+    } else {
+        let refused = ublkctl(&["resize", "4711", "4M"]);
+        assert!(refused.status == Some(1) && refused.error.contains("since Linux 6.16"), "{refused:?}");
+    }
+    let refused = ublkctl(&["quiesce", "4711"]);
+    assert!(refused.status == Some(1) && refused.error.contains("EOPNOTSUPP"), "{refused:?}");
+    disk.stop();
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_stop_that_is_not_answered_in_time_says_so_and_is_done_later() {
     let held = HeldWrite::new(HIGH);
-    let mut stop =
-        Command::new("ublkctl").args(["stop", "4711", "--timeout", "1"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stop = Command::new("ublkctl")
+        .args(["stop", "4711", "--force", "--timeout", "1"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut said = String::new();
     let mut errors = BufReader::new(stop.stderr.take().unwrap());
     errors.read_line(&mut said).unwrap();

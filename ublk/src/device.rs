@@ -349,11 +349,14 @@ impl<M: Mode> Device<M> {
 
     /// Whether it is to be kept where its server ends without a stop: it can have another, and somebody may have it open.
     pub(crate) fn is_to_be_kept(&mut self) -> bool {
-        let has_begun = self.is_recovered || self.phase == Phase::Begun;
-        if self.info.recovery().is_none() || self.phase == Phase::Deleted || !has_begun {
-            return false;
+        match self.phase {
+            // It was another's, and is as it was found; or it is ours alone.
+            Phase::New => return self.is_recovered,
+            Phase::Deleted => return false,
+            Phase::Begun if self.info.recovery().is_none() => return false,
+            Phase::Begun => {}
         }
-        if self.phase == Phase::New || self.renew_control().is_err() {
+        if self.renew_control().is_err() {
             return true;
         }
         let found = self.control.info(self.info.id());

@@ -186,6 +186,7 @@ mod golden;
 mod id;
 mod mapping;
 pub mod mode;
+mod orphan;
 mod overlays;
 mod params;
 mod poll;
@@ -208,6 +209,7 @@ pub use errno::Errno;
 pub use error::{Command, Error, Message, Sent, SystemCall};
 pub use features::Features;
 pub use id::{DeviceId, QueueId, SharedIndex, Tag};
+pub use orphan::Orphan;
 pub use params::{
     Attributes, Cache, Checksum, DiscardLimits, Integrity, IntegrityFlags, Limits, ParamTypes, Params, Segments, Zones,
 };

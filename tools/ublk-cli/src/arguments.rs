@@ -14,7 +14,20 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
-        .subcommands([explain(), doctor(), features(), list(), info(), params(), stop(), delete(), add()])
+        .subcommands([
+            explain(),
+            doctor(),
+            features(),
+            list(),
+            info(),
+            params(),
+            stop(),
+            delete(),
+            collect(),
+            resize(),
+            quiesce(),
+            add(),
+        ])
 }
 
 fn explain() -> Command {
@@ -146,21 +159,80 @@ fn stop() -> Command {
     Command::new("stop")
         .about("Stops a device: its disk goes, its number stays")
         .long_about(
-            "Stops a device: its disk /dev/ublkbN goes, its number and its char device stay. What was written is written \
-             back first, so its server has to serve on meanwhile; a device that can recover loses it instead.",
+            "Stops a device whose disk nobody has open: the disk /dev/ublkbN goes, its number and its char device stay. What \
+             was written is written back first, so its server has to serve on meanwhile.\n\n\
+             Whether the disk is open is the driver's to say from Linux 7.0 on. Before, the disk is opened exclusively, which \
+             tells of a mounted file system and not of a program that reads or writes.",
         )
         .after_long_help(STOPPING)
-        .args([id(), timeout()])
+        .args([id(), force(), timeout()])
 }
 
 fn delete() -> Command {
     Command::new("delete")
         .about("Deletes a device, after stopping it")
         .long_about(
-            "Stops a device if it is live, deletes it, and waits until its number is free: until nobody has its char \
-             device or its disk open any more.",
+            "Stops a device if it is live, as stop does, deletes it, and waits until its number is free: until nobody has its \
+             char device or its disk open any more.",
         )
         .after_long_help(STOPPING)
+        .args([id(), force(), timeout()])
+}
+
+fn force() -> Arg {
+    Arg::new("force").long("force").action(ArgAction::SetTrue).help("Also where somebody has the disk open")
+}
+
+fn collect() -> Command {
+    Command::new("collect")
+        .about("Deletes the devices that nobody serves any more")
+        .long_about(
+            "Deletes the devices whose server is gone, all or those of the given numbers. Whether a server is gone is told by \
+             opening the device's char device, which one process can have at a time: twice, a second apart, so that a device \
+             which is just being added is left alone. A device that waits for its next server is left too, with its disk and \
+             its clients, unless --recoverable is given.",
+        )
+        .after_long_help(
+            "Exit status: 0, or 1 where something could not be looked at or deleted.\n\nWith --json, an array of {id, state, \
+             deleted, number_free}.",
+        )
+        .args([
+            Arg::new("ID").help("Number of a device: N of /dev/ublkcN").num_args(0..).value_parser(value_parser!(u32)),
+            Arg::new("recoverable")
+                .long("recoverable")
+                .action(ArgAction::SetTrue)
+                .help("Also those that wait for their next server"),
+            json(),
+        ])
+}
+
+fn resize() -> Command {
+    Command::new("resize")
+        .about("Gives a live disk another size (UPDATE_SIZE, Linux 6.16)")
+        .long_about(
+            "Gives the disk of a live device another size. What serves it has to be ready for that before: the driver only \
+             tells the clients.",
+        )
+        .after_long_help("Exit status: 0, or 1 where it was refused; the reason stands on standard error.")
+        .args([
+            id(),
+            Arg::new("SIZE")
+                .required(true)
+                .value_parser(size)
+                .help("Size of the disk: bytes, or with K, M, G or T; whole logical blocks"),
+            timeout(),
+        ])
+}
+
+fn quiesce() -> Command {
+    Command::new("quiesce")
+        .about("Has a device's server let go of it (QUIESCE_DEV, Linux 6.16)")
+        .long_about(
+            "Has the driver take no further requests to the server of a device that was added with UBLK_F_QUIESCE, and end its \
+             idle fetches. The device then waits for its next server, and clients wait with it. A server that owned every tag \
+             just then hears nothing: it is asked again by calling this again.",
+        )
+        .after_long_help("Exit status: 0, or 1 where the driver refused; the reason stands on standard error.")
         .args([id(), timeout()])
 }
 

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is done with devices: `features`, `list`, `info`, `params`, `stop`, `delete`, `add`.
+//! What is done with devices: `features`, `list`, `info`, `params`, `stop`, `delete`, `collect`, `resize`, `quiesce`, `add`.
 
 mod add;
+mod collect;
 mod describe;
 mod features;
 mod holders;
 pub(crate) mod list;
+mod stop;
 
 use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::ArgMatches;
 use serde_json::Value;
-use ublk::{Control, DeviceId, Error};
+use ublk::{Control, DeviceId, Error, Sectors};
 
 /// Runs the command of this name, and returns its exit status.
 ///
@@ -26,8 +28,11 @@ pub fn run(command: &str, matches: &ArgMatches) -> io::Result<u8> {
         "list" => list::run(as_json),
         "info" => describe::info(id(matches), as_json),
         "params" => describe::params(id(matches), as_json),
-        "stop" => patient(matches).and_then(|mut control| Ok(control.stop(id(matches))?)),
-        "delete" => patient(matches).and_then(|mut control| Ok(control.delete(id(matches))?)),
+        "stop" => stop::run(matches),
+        "delete" => stop::delete(matches),
+        "collect" => collect::run(matches, as_json),
+        "resize" => patient(matches).and_then(|mut control| Ok(control.resize(id(matches), new_size(matches))?)),
+        "quiesce" => patient(matches).and_then(|mut control| Ok(control.quiesce(id(matches), QUIESCING)?)),
         _ => add::run(matches, as_json),
     };
     match done {
@@ -59,6 +64,14 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         Failure::Output(error)
     }
+}
+
+/// How long the driver may wait for a server that owns every tag.
+const QUIESCING: Duration = Duration::from_secs(1);
+
+/// The size that was named, cut to whole sectors: the driver is not asked for what is not a whole number of blocks.
+fn new_size(matches: &ArgMatches) -> Sectors {
+    Sectors::from_bytes(matches.get_one("SIZE").copied().unwrap_or(0)).unwrap_or(Sectors::new(0))
 }
 
 /// The device that was named.

@@ -37,6 +37,7 @@ mod tally;
 mod targets;
 mod test;
 mod tool;
+mod torture;
 mod vm;
 mod workspace;
 
@@ -62,6 +63,12 @@ cargo xtask paths [--full] [--kernel SERIES]
     systems on loop, fills and checks them, and counts the syncs: in virtual machines with the oldest and the newest kernel,
     a row of a table for each. --full: each way with 1 and 4 queues, 1 and 64 requests at a time, and every file system.
     --kernel: on one of the kernels.
+
+cargo xtask torture [--seed N] [--minutes N] [--kernel SERIES] [FILTER]
+    Kills servers under load 200 times in each recovery that a kernel has, relieves them 100 times, has commands race over one
+    device and one id thousands of times, makes and deletes 1,000 devices, and counts what came of it: in virtual machines
+    with the oldest and the newest kernel. It takes long. --seed: where chance starts; the clock says where not.
+    --minutes: again and again, until so much time is over. FILTER: only tests with that in their names.
 
 cargo xtask orderings
     Checks the memory orderings of the ring and of the mailbox with loom, and that each is needed: weakened in a copy,
@@ -112,6 +119,7 @@ fn main() -> ExitCode {
         "fuzz" => ("xtask fuzz", fuzz::Wanted::parse(arguments).and_then(|wanted| fuzz::run(&wanted))),
         "pages" => ("xtask pages", pages::run()),
         "paths" => ("xtask paths", paths::Wanted::parse(arguments).and_then(paths::run)),
+        "torture" => ("xtask torture", torture::Wanted::parse(arguments).and_then(|wanted| torture::run(&wanted))),
         "sizes" => ("xtask sizes", sizes::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),
