@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
 
 mod harness;
+mod planted;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, Write};
@@ -16,9 +17,10 @@ use std::time::Duration;
 
 use harness::program::Program;
 use harness::{Aligned, nodes, open_direct, quiet_device};
+use planted::{Direction, direct};
 use ublk::{
     Cache, Control, Device, DeviceId, DeviceInfo, Errno, Error, Features, NewDevice, Operation, Params, Queue, QueueId,
-    Recovery, Request, Sectors, Server, State, StopHandle, Stopped, mode,
+    Recovery, Request, Sectors, Server, SharedIndex, SharedMemory, State, StopHandle, Stopped, mode,
 };
 
 const SECTORS: Sectors = Sectors::new(2048);
@@ -160,6 +162,59 @@ fn serve_reads(queue: &Queue) -> bool {
         request.complete();
     }
     false
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn memory_that_the_last_server_shared_is_no_data_until_it_is_taken_back() {
+    let features = Features::from_bits(Features::SHMEM_ZC.bits() | quiet_features());
+    if !offered().contains(Features::SHMEM_ZC) {
+        println!("figure: this driver shares no memory");
+        return;
+    }
+    let (id, _) = die_over_a_write(quiet_device(4).features(features).recovery(Recovery::Plain));
+    wait_until_orphaned(id);
+    let mut control = Control::open().unwrap();
+    let memory = SharedMemory::new(64 << 10).unwrap();
+    let (live, is_live) = mpsc::channel();
+    let server = thread::spawn(move || {
+        let mut device = Device::recover(Control::open().unwrap(), &found(id), &NewDevice::new()).unwrap();
+        let queue = device.queue(QueueId::new(0)).unwrap().fetch().unwrap();
+        let mut starting = device.begin_start().unwrap();
+        let mut told = false;
+        while !queue.is_finished() {
+            while let std::task::Poll::Ready(Some(request)) = queue.poll_request() {
+                request.unwrap().complete();
+            }
+            if !told && starting.poll().unwrap() {
+                told = true;
+                live.send(()).unwrap();
+            }
+            let command = if told { -1 } else { starting.fd().raw() };
+            ublk::poll([queue.ring_fd(), command], None).unwrap();
+        }
+        drop(starting);
+        let counted = queue.unmoved_shared();
+        drop(queue);
+        device.delete().unwrap();
+        counted
+    });
+    is_live.recv().unwrap();
+    // Somebody else's registration, of which this server knows nothing.
+    let index = control.register_shared(id, &memory).unwrap();
+    memory.copy_from(0, &[1; 4096]).unwrap();
+    let disk = open_direct(id);
+    let write = |offset| direct(&disk, offset, memory.fd(), 0, 4096, Direction::Write);
+    assert_eq!(write(0).unwrap_err().raw_os_error(), Some(libc::EIO));
+    for number in 0..=index.raw() {
+        let taken_back = control.unregister_shared(id, SharedIndex::new(number));
+        assert!(matches!(taken_back, Ok(()) | Err(Error::Control { errno: Errno::ENOENT, .. })), "{taken_back:?}");
+    }
+    assert_eq!(write(0).unwrap(), 4096);
+    drop(disk);
+    control.stop(id).unwrap();
+    assert_eq!(server.join().unwrap(), 1);
+    assert_eq!(nodes(), [""; 0]);
 }
 
 /// Waits until nobody serves the device.

@@ -152,7 +152,7 @@
 //!   whose own memory could be paged out to its own disk has to do that itself.
 //! - A process that has a device, a queue or a request must not `fork`, other than to `exec` (`std::process::Command` does both):
 //!   the child would get no mapping, but the descriptors, and hold the device's id and the answers of requests until it ends.
-//! - It does not recover, resize or quiesce devices yet. How data travels is the [`mode`] of a device.
+//! - How data travels is the [`mode`] of a device, and what becomes of it when its server dies its [`Recovery`].
 //! - It needs a 64-bit Linux 6.5, and is tested on 6.12 and 7.3.
 #![no_std]
 #![warn(clippy::alloc_instead_of_core, clippy::std_instead_of_core)]

@@ -328,6 +328,8 @@ enum Part {
     Tags(Range<u16>),
     /// Whichever tags come, with these buffers.
     Shared(Memory),
+    /// All tags, to which nothing is delivered.
+    Idle,
 }
 
 static_assertions::assert_impl_all!(PreparedQueue: Send);
@@ -394,6 +396,15 @@ impl<M: Mode> PreparedQueue<M> {
         Ok(queue)
     }
 
+    /// Fetches every tag of a queue of a device that waits for its server, to which therefore nothing is delivered, and lets go of
+    /// them. What the ring is through with later is the kernel's own business.
+    pub(crate) fn fetch_and_let_go(char_device: &CharDevice, info: &DeviceInfo, id: QueueId) -> Result<(), Error> {
+        let (largest, char_device) = (usize_from(info.max_io_bytes()), char_device.duplicate()?);
+        PreparedQueue::<M>::with_buffers(char_device, info, id, largest, Shape::default(), Part::Idle)?
+            .fetch()
+            .map(drop)
+    }
+
     /// The same queue for another thread, which serves it too: with a ring of its own, and the same buffers. For a device whose requests
     /// come in batches ([`NewDevice::batch`](crate::NewDevice::batch)).
     ///
@@ -457,9 +468,14 @@ impl<M: Mode> PreparedQueue<M> {
         // A tag has one command staged or in flight, or its request's operations, with one that registers before them and one
         // that gives back before its commit. Two more are the polls that wake the queue.
         let per_tag = 1 + u32::from(operations) + if registers { 2 } else { 0 };
+        let descriptors = match part {
+            Part::Idle => Descriptors::none(info)?,
+            Part::Tags(_) | Part::Shared(_) => Descriptors::map(&char_device, info, id)?,
+        };
         let (tags, shared) = match part {
             Part::Tags(tags) => (tags, None),
             Part::Shared(memory) => (0..depth, Some(memory)),
+            Part::Idle => (0..depth, None),
         };
         let count = u32::try_from(tags.len()).unwrap_or(depth.into());
         // So are, in batches, two fetches and a commit.
@@ -480,7 +496,7 @@ impl<M: Mode> PreparedQueue<M> {
             shape,
             ring,
             files: None,
-            descriptors: Descriptors::map(&char_device, info, id)?,
+            descriptors,
             memory: shared.map_or_else(|| Memory::map(depth, buffer_len), Ok)?,
             table: Table::map(depth, operations)?,
             shares: if shares { Some(Shares::map()?) } else { None },
@@ -582,6 +598,7 @@ impl<M: Mode> PreparedQueue<M> {
             ring_fd: ring.fd().raw(),
             state: RefCell::new(State::over(ring, batch)),
             unanswered: Cell::new(0),
+            unmoved_shared: Cell::new(0),
             descriptors: self.descriptors,
             memory: self.memory,
             table: self.table,
@@ -635,6 +652,7 @@ impl<M: Mode> PreparedQueue<M> {
 pub struct Queue<M: Mode = mode::Copy> {
     state: RefCell<State>,
     unanswered: Cell<u64>,
+    unmoved_shared: Cell<u64>,
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
@@ -1250,6 +1268,17 @@ impl<M: Mode> Queue<M> {
         self.memory.clone()
     }
 
+    /// Requests with their data in memory that is shared, which were completed and yet failed with `EIO`, as nobody has moved that
+    /// data: after a [recovery](crate::Device::recover), those that name memory which only the last server knew.
+    #[must_use]
+    pub fn unmoved_shared(&self) -> u64 {
+        self.unmoved_shared.get()
+    }
+
+    fn count_unmoved(&self) {
+        self.unmoved_shared.set(self.unmoved_shared.get().wrapping_add(1));
+    }
+
     fn count_unanswered(&self) {
         self.unanswered.set(self.unanswered.get().wrapping_add(1));
     }
@@ -1499,6 +1528,7 @@ pub(crate) mod tests {
             ring_fd: -1,
             state: RefCell::new(State::over(Ring::fake(), None)),
             unanswered: Cell::new(0),
+            unmoved_shared: Cell::new(0),
             descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),
             table: Table::map(4, 0).unwrap(),

@@ -11,8 +11,11 @@ use crate::device_info::{DeviceInfo, NewDevice, State};
 use crate::errno::Errno;
 use crate::error::Error;
 use crate::features::Features;
+use crate::id::QueueId;
 use crate::mode::{self, Mode};
 use crate::overlays::Overlays;
+use crate::params::Params;
+use crate::queue::PreparedQueue;
 use crate::syscall;
 
 /// How long is waited between two looks at a device whose server is about to let go of it. Nothing tells when it has.
@@ -143,6 +146,7 @@ impl<M: Mode> Device<M> {
         }
         serving.check_own(found.depth())?;
         let deadline = control.command_deadline();
+        let mut touched = 0;
         loop {
             let info = control.info(id)?;
             if !info.is_same_device(found) {
@@ -160,6 +164,10 @@ impl<M: Mode> Device<M> {
                 Ok(false) | Err(Error::Control { errno: Errno::EBUSY, .. }) => {}
                 // It was stopped just now, which the next look tells.
                 Err(Error::Control { errno: Errno::ENODEV, .. }) => {}
+                Err(Error::Control { errno: Errno::EINVAL, .. }) if touched < info.queues() => {
+                    Device::<M>::touch(&mut control, &info, QueueId::new(touched))?;
+                    touched += 1;
+                }
                 Err(error) => return Err(error),
             }
             if deadline.is_over() {
@@ -167,6 +175,21 @@ impl<M: Mode> Device<M> {
             }
             syscall::sleep(LOOK_AGAIN);
         }
+        let (char_device, info, params) = Device::<M>::open_found(&mut control, found)?;
+        let shape = serving.asked_shape(Overlays::of(&params));
+        Ok(Device::recovered(control, info, char_device, shape))
+    }
+
+    /// Linux 6.12 takes no further server (`EINVAL`) after one that died when it had mapped the descriptors of a queue, and had not
+    /// fetched all tags of one: until somebody has.
+    fn touch(control: &mut Control, found: &DeviceInfo, queue: QueueId) -> Result<(), Error> {
+        let (char_device, info, _) = Device::<M>::open_found(control, found)?;
+        PreparedQueue::<M>::fetch_and_let_go(&char_device, &info, queue)
+    }
+
+    /// Opens the char device of a device that waits, if it is still the one that was found.
+    fn open_found(control: &mut Control, found: &DeviceInfo) -> Result<(CharDevice, DeviceInfo, Params), Error> {
+        let id = found.id();
         let char_device = CharDevice::open(id, NODE_PATIENCE)?;
         // As when a device is added: the open file pins the id, and what is true of it now stays true.
         let info = control.info(id)?;
@@ -178,8 +201,7 @@ impl<M: Mode> Device<M> {
         if !info.is_same_device(found) {
             return Err(Error::Replaced { device: id });
         }
-        let shape = serving.asked_shape(Overlays::of(&params));
-        Ok(Device::recovered(control, info, char_device, shape))
+        Ok((char_device, info, params))
     }
 }
 

@@ -15,6 +15,7 @@ mod failure;
 mod fuzz;
 mod guest_agent;
 mod guest_btf;
+mod guest_power;
 mod guest_report;
 mod guest_tests;
 mod headers;
@@ -32,6 +33,7 @@ mod orderings;
 mod packages;
 mod pages;
 mod paths;
+mod power;
 mod sizes;
 mod tally;
 mod targets;
@@ -69,6 +71,11 @@ cargo xtask torture [--seed N] [--minutes N] [--kernel SERIES] [FILTER]
     device and one id thousands of times, makes and deletes 1,000 devices, and counts what came of it: in virtual machines
     with the oldest and the newest kernel. It takes long. --seed: where chance starts; the clock says where not.
     --minutes: again and again, until so much time is over. FILTER: only tests with that in their names.
+
+cargo xtask power [--cuts N] [--seed N] [--kernel SERIES]
+    Cuts the power of a machine N times (50) while disks of loop are written in it, and compares what is there when it comes
+    back with what was acknowledged: each write before a FLUSH, each write with FUA, each file that was fsynced. A disk whose
+    FLUSH does nothing has to fail this.
 
 cargo xtask orderings
     Checks the memory orderings of the ring and of the mailbox with loom, and that each is needed: weakened in a copy,
@@ -120,9 +127,11 @@ fn main() -> ExitCode {
         "pages" => ("xtask pages", pages::run()),
         "paths" => ("xtask paths", paths::Wanted::parse(arguments).and_then(paths::run)),
         "torture" => ("xtask torture", torture::Wanted::parse(arguments).and_then(|wanted| torture::run(&wanted))),
+        "power" => ("xtask power", power::Wanted::parse(arguments).and_then(|wanted| power::run(&wanted))),
         "sizes" => ("xtask sizes", sizes::run()),
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),
+        "guest-power" => ("xtask guest-power", guest_power::run(&arguments).map(|()| 0)),
         "guest-btf" => ("xtask guest-btf", guest_btf::run().map(|()| 0)),
         "" | "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -499,7 +499,10 @@ impl Control {
     ///
     /// The registration is the device's, not this process's: it lasts, with the memory pinned, until it is
     /// [taken back](Control::unregister_shared) or the device deleted, whatever becomes of the server and of its mapping. A
-    /// server that recovers a device has no way to ask for the registrations that there are.
+    /// server that [recovers](crate::Device::recover) a device has no way to ask for the registrations that there are: their numbers are
+    /// below the one that the driver gives next, and each can be taken back, `ENOENT` for those that are none. Until then a client's
+    /// request may name one. It is completed as any other, and fails with `EIO`, as nobody moves its data
+    /// ([`Queue::unmoved_shared`](crate::Queue::unmoved_shared)).
     ///
     /// The device may be live. The driver lets its requests end before, so the queues have to be served by other threads
     /// meanwhile: in a thread that serves one this would wait for itself.

@@ -35,6 +35,13 @@ impl Descriptors {
         Ok(Descriptors { mapping, stride })
     }
 
+    /// Those of a queue to which nothing is delivered: zeroes.
+    pub(super) fn none(info: &DeviceInfo) -> Result<Descriptors, Error> {
+        let stride = info.descriptor_bytes();
+        let len = usize::from(info.depth()).saturating_mul(stride);
+        Ok(Descriptors { mapping: Mapping::anonymous(len)?, stride })
+    }
+
     /// Copies out the descriptor of `tag`. What it says is the driver's until the tag's completion was taken, and then
     /// stays until the tag is committed.
     pub(super) fn read(&self, tag: Tag) -> Option<ublksrv_io_desc> {

@@ -467,6 +467,9 @@ impl<'q, M: Mode> Request<'q, M> {
     /// [zones](Request::report_zones), and a ZONE_APPEND, which is [answered](Request::complete_append) with its place.
     pub fn complete(mut self) {
         let result = self.queue.settle(&mut self.held);
+        if self.held.shared.is_some() && result < 0 {
+            self.queue.count_unmoved();
+        }
         self.answer(result);
     }
 

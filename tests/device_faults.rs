@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Every system call of a server fails once, at every place where it is made: by strace, which tampers with the call. Whatever fails,
+//! the server comes to its end, says why, and leaves no device.
+#![cfg_attr(not(have_ublk), allow(dead_code, reason = "the tests are ignored, not left out"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
+#![allow(clippy::print_stdout, reason = "what was counted is shown")]
+
+mod harness;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::nodes;
+use ublk::{Control, DeviceId};
+
+const ID: DeviceId = DeviceId::new(43);
+
+/// A server that takes longer hangs.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The calls, each with what it can answer.
+const FAULTS: [(&str, &[&str]); 14] = [
+    ("io_uring_setup", &["EPERM", "ENOMEM", "EMFILE"]),
+    ("io_uring_enter", &["EINTR", "EAGAIN", "EBUSY", "ENOMEM"]),
+    ("io_uring_register", &["EINVAL", "ENOMEM"]),
+    ("mmap", &["ENOMEM"]),
+    ("madvise", &["EINVAL"]),
+    ("openat", &["EMFILE", "EACCES"]),
+    ("open", &["EMFILE", "EACCES"]),
+    ("fcntl", &["EMFILE"]),
+    ("eventfd2", &["EMFILE"]),
+    ("signalfd4", &["EMFILE"]),
+    ("poll", &["ENOMEM", "EINTR"]),
+    ("clone3", &["EAGAIN"]),
+    ("rt_sigprocmask", &["EINVAL"]),
+    ("fstat", &["EIO"]),
+];
+
+/// What came of a run.
+struct Run {
+    /// Whether the call was made so often, and failed.
+    was_hit: bool,
+    /// Whether there was a disk before the end.
+    served: bool,
+    status: Option<i32>,
+    said: String,
+}
+
+/// Ends the server, and whoever traces it.
+struct Ending {
+    tracer: Child,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // It may be gone.
+        let _ = self.tracer.kill().and_then(|()| self.tracer.wait().map(drop));
+    }
+}
+
+/// Serves a RAM disk until it can be used, and stops it, while one call fails.
+fn run(call: &str, errno: &str, time: u32) -> Run {
+    let log = std::env::temp_dir().join("faults");
+    let inject = format!("inject={call}:error={errno}:when={time}");
+    let started = Command::new("strace")
+        .args(["-f", "-qq", "-e", &format!("trace={call}"), "-e", &inject, "-o", log.to_str().unwrap()])
+        .args(["ramdisk", "--size", "1M", "--queues", "2", "--id", &ID.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut ending = Ending { tracer: started.unwrap_or_else(|error| panic!("strace on the PATH: {error}")) };
+    let (heard, hears) = mpsc::channel();
+    let mut output = BufReader::new(ending.tracer.stdout.take().unwrap());
+    let mut errors = ending.tracer.stderr.take().unwrap();
+    let reader = thread::spawn(move || {
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        heard.send(line.starts_with("/dev/ublkb")).unwrap();
+        // To the end, which whoever waits for it hears, too.
+        output.read_to_string(&mut line).unwrap();
+        heard.send(false).unwrap();
+    });
+    let complaints = thread::spawn(move || {
+        let mut said = String::new();
+        errors.read_to_string(&mut said).unwrap();
+        said
+    });
+    let hangs = |_| panic!("{call} {errno} number {time}: the server hangs; the trace: {}", fs::read_to_string(&log).unwrap());
+    let served = hears.recv_timeout(DEADLINE).unwrap_or_else(hangs);
+    if served {
+        let mut ended = false;
+        let begun = Instant::now();
+        // A signal is heard by the server, not by its tracer; one may be lost to the call that fails.
+        while !ended {
+            assert!(begun.elapsed() < DEADLINE, "{call} {errno} number {time}: the server does not stop");
+            let _ = Command::new("killall").args(["-TERM", "ramdisk"]).stderr(Stdio::null()).status();
+            ended = hears.recv_timeout(Duration::from_secs(5)).is_ok();
+        }
+    } else {
+        hears.recv_timeout(DEADLINE).unwrap_or_else(hangs);
+    }
+    reader.join().unwrap();
+    let status = ending.tracer.wait().unwrap().code();
+    let said = complaints.join().unwrap();
+    Run { was_hit: fs::read_to_string(&log).unwrap().contains("(INJECTED)"), served, status, said }
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn whichever_system_call_fails_once_the_server_ends_says_why_and_leaves_nothing_slow() {
+    // All of them in full, one in a few in short.
+    let step = if std::env::var("UBLK_TORTURE").is_ok_and(|text| text == "full") { 1 } else { 5 };
+    let (mut all, mut survived, mut refused) = (0, 0, 0);
+    for (call, errnos) in FAULTS {
+        for errno in errnos {
+            for time in (1..).step_by(step) {
+                let run = run(call, errno, time);
+                if !run.was_hit {
+                    break;
+                }
+                all += 1;
+                assert!(!run.said.contains("panicked"), "{call} {errno} number {time}: {}", run.said);
+                let left = nodes();
+                if !left.is_empty() {
+                    Control::open().unwrap().delete(ID).unwrap();
+                    panic!("{call} {errno} number {time} left {left:?}: {:?}, {}", run.status, run.said);
+                }
+                if run.served && run.status == Some(0) {
+                    survived += 1;
+                } else {
+                    refused += 1;
+                    assert!(!run.said.trim().is_empty(), "{call} {errno} number {time}: {:?} without a word", run.status);
+                }
+            }
+        }
+    }
+    println!("figure: {all} system calls failed once: {survived} the server did without, {refused} ended it with a sentence; left: 0");
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `xtask guest-power`, in the guest: writes to disks whose machine loses its power, and says what was acknowledged as soon as it was.
+//!
+//! A line each on standard output, which leaves the machine through a virtio-serial port:
+//!
+//! | line | says |
+//! |---|---|
+//! | `block N WRITE` | block N holds that write, as it was found after the power came back |
+//! | `torn N` | block N holds parts of writes |
+//! | `file N` | file N was found whole in the file system |
+//! | `bad N` | it was found, and is not what was written |
+//! | `fsck STATUS` | what e2fsck found, after the journal was replayed |
+//! | `found` | that was all that there is |
+//! | `w N WRITE` | the write was acknowledged |
+//! | `f` | a FLUSH was, which was asked for behind all of those |
+//! | `d N WRITE` | a write with FUA was |
+//! | `s N` | file N was fsynced, and its folder |
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use crate::failure::{Context, Failure, Result};
+
+pub(crate) const BLOCKS: u64 = 256;
+const BLOCK: usize = 4096;
+/// Bytes of a file in the file system: some blocks, and no whole number of them.
+const FILE: usize = 5 * BLOCK + 100;
+const O_DIRECT: i32 = 0x4000;
+const O_DSYNC: i32 = 0x1000;
+
+/// `first|again SERVER`: after a power-on, the first or a later one, with the program that serves a file as a disk.
+pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
+    let [when, server] = arguments else { return Err(Failure::new("guest-power first|again SERVER".to_owned())) };
+    let server = server.to_string_lossy();
+    let first = when == "first";
+    if first {
+        done("mkfs.ext4", &["-q", "/dev/vda"])?;
+    }
+    done("mount", &["-t", "ext4", "/dev/vda", "/mnt"])?;
+    if first {
+        // Every block of theirs is there already: what is lost is what was written to them.
+        for (name, bytes) in [("blocks", usize::try_from(BLOCKS).unwrap_or(0) * BLOCK), ("files", 96 << 20)] {
+            let made = fs::write(format!("/mnt/{name}"), vec![0; bytes]);
+            made.context(|| format!("cannot make {name}"))?;
+        }
+        done("sync", &[])?;
+    }
+    found_blocks(Path::new("/mnt/blocks"))?;
+    let (_blocks_server, blocks) = serve(&server, "/mnt/blocks")?;
+    let (_files_server, files) = serve(&server, "/mnt/files")?;
+    if first {
+        done("mkfs.ext4", &["-q", &files])?;
+    }
+    fs::create_dir_all("/tmp/files").context(|| "cannot make a folder".to_owned())?;
+    // The mount replays the journal.
+    done("mount", &["-t", "ext4", &files, "/tmp/files"])?;
+    let next = found_files(Path::new("/tmp/files"))?;
+    done("umount", &["/tmp/files"])?;
+    let checked =
+        Command::new("e2fsck").args(["-f", "-n", &files]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let checked = checked.context(|| "cannot run e2fsck".to_owned())?;
+    println!("fsck {}", checked.code().unwrap_or(-1));
+    done("mount", &["-t", "ext4", &files, "/tmp/files"])?;
+    println!("found");
+    let writer = thread::spawn(move || write_files(Path::new("/tmp/files"), next));
+    write_blocks(&blocks)?;
+    // Neither comes to an end; one that fails says why.
+    writer.join().unwrap_or_else(|_| Err(Failure::new("the writer of files panicked".to_owned())))
+}
+
+fn done(program: &str, arguments: &[&str]) -> Result<()> {
+    let status = Command::new(program).args(arguments).stdin(Stdio::null()).status();
+    let status = status.context(|| format!("cannot run {program}"))?;
+    if status.success() { Ok(()) } else { Err(Failure::new(format!("{program} {}: {status}", arguments.join(" ")))) }
+}
+
+/// A server of the file, and the path of its disk. Through the page cache: that is the cache which the power cut loses.
+fn serve(server: &str, file: &str) -> Result<(Child, String)> {
+    let mut child = Command::new(server)
+        .args(["--direct", "off", file])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context(|| format!("cannot run {server}"))?;
+    let mut line = String::new();
+    let output = child.stdout.take().map(BufReader::new);
+    let read = output.map_or(Ok(0), |mut output| {
+        let read = output.read_line(&mut line);
+        // It prints more, which nobody reads: the pipe has room for it.
+        core::mem::forget(output);
+        read
+    });
+    read.context(|| format!("cannot hear {server}"))?;
+    let disk = line.trim_end().to_owned();
+    if disk.starts_with("/dev/ublkb") {
+        Ok((child, disk))
+    } else {
+        Err(Failure::new(format!("{server} said \"{disk}\"")))
+    }
+}
+
+/// The bytes of that write to that place: each 16 of them say both.
+fn fill(bytes: &mut [u8], place: u64, write: u64) {
+    for (index, part) in (0_u64..).zip(bytes.chunks_mut(16)) {
+        let mut words = [0; 16];
+        words[..8].copy_from_slice(&(place << 16 | index).to_le_bytes());
+        words[8..].copy_from_slice(&write.to_le_bytes());
+        part.copy_from_slice(&words[..part.len()]);
+    }
+}
+
+/// Which write the bytes are; `None` where they are not one.
+fn write_in(bytes: &[u8], place: u64) -> Option<u64> {
+    let write = u64::from_le_bytes(bytes.get(8..16)?.try_into().ok()?);
+    let mut whole = vec![0; bytes.len()];
+    if write > 0 {
+        fill(&mut whole, place, write);
+    }
+    (whole == bytes).then_some(write)
+}
+
+fn found_blocks(file: &Path) -> Result<()> {
+    let bytes = fs::read(file).context(|| format!("cannot read {}", file.display()))?;
+    for (block, bytes) in (0..).zip(bytes.chunks(BLOCK)) {
+        match write_in(bytes, block) {
+            Some(write) => println!("block {block} {write}"),
+            None => println!("torn {block}"),
+        }
+    }
+    Ok(())
+}
+
+/// Says which files there are; the number that none has.
+fn found_files(folder: &Path) -> Result<u64> {
+    let mut next = 0;
+    for entry in fs::read_dir(folder).context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry.context(|| format!("cannot read {}", folder.display()))?.path();
+        let Some(number) = path.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok()) else { continue };
+        let bytes = fs::read(&path).context(|| format!("cannot read {}", path.display()))?;
+        let is_whole = bytes.len() == FILE && write_in(&bytes, number) == Some(1);
+        println!("{} {number}", if is_whole { "file" } else { "bad" });
+        next = next.max(number + 1);
+    }
+    Ok(next)
+}
+
+fn write_blocks(disk: &str) -> Result<()> {
+    let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(O_DIRECT | flags).open(disk);
+    let (plain, durable) =
+        (open(0).context(|| format!("cannot open {disk}"))?, open(O_DSYNC).context(|| disk.to_owned())?);
+    let mut memory = vec![0; 2 * BLOCK];
+    let start = memory.as_ptr().align_offset(BLOCK);
+    let bytes = &mut memory[start..start + BLOCK];
+    let mut write = 0;
+    for block in 0..BLOCKS {
+        plain.read_exact_at(bytes, block * 4096).context(|| format!("cannot read {disk}"))?;
+        write = write.max(write_in(bytes, block).unwrap_or(0));
+    }
+    loop {
+        write += 1;
+        // Every third goes to a few blocks, which are so written over before they are flushed.
+        let block = if write % 3 == 0 { write % 7 } else { write * 37 % BLOCKS };
+        fill(bytes, block, write);
+        let is_durable = write % 11 == 0;
+        let file = if is_durable { &durable } else { &plain };
+        file.write_all_at(bytes, block * 4096).context(|| format!("cannot write to {disk}"))?;
+        println!("{} {block} {write}", if is_durable { "d" } else { "w" });
+        if write % 16 == 0 {
+            plain.sync_all().context(|| format!("cannot flush {disk}"))?;
+            println!("f");
+        }
+    }
+}
+
+fn write_files(folder: &Path, first: u64) -> Result<()> {
+    let complain = |number: u64| move || format!("cannot write file {number}");
+    for number in first.. {
+        let mut bytes = vec![0; FILE];
+        fill(&mut bytes, number, 1);
+        let mut file = File::create(folder.join(number.to_string())).context(complain(number))?;
+        file.write_all(&bytes).and_then(|()| file.sync_all()).context(complain(number))?;
+        File::open(folder).and_then(|folder| folder.sync_all()).context(complain(number))?;
+        println!("s {number}");
+        // The file system is not to become full.
+        if let Some(old) = number.checked_sub(1000) {
+            fs::remove_file(folder.join(old.to_string())).context(complain(old))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BLOCK, FILE, fill, write_in};
+
+    #[test]
+    fn a_write_is_told_from_another_from_a_torn_one_and_from_one_to_another_place() {
+        for len in [BLOCK, FILE] {
+            let mut bytes = vec![0; len];
+            assert_eq!(write_in(&bytes, 3), Some(0));
+            fill(&mut bytes, 3, 7);
+            assert_eq!((write_in(&bytes, 3), write_in(&bytes, 4)), (Some(7), None));
+            fill(&mut bytes[..16], 3, 8);
+            assert_eq!(write_in(&bytes, 3), None);
+            fill(&mut bytes, 3, 7);
+            bytes[len - 1] ^= 1;
+            assert_eq!(write_in(&bytes, 3), None);
+        }
+    }
+}
