@@ -335,6 +335,13 @@ pub enum SystemCall {
     Thread,
     /// `sched_setaffinity(2)`. `EINVAL`: the thread may run on none of the CPUs.
     SetAffinity,
+    /// `prctl(2)` with `PR_SET_IO_FLUSHER`. `EPERM`: the thread has no `CAP_SYS_RESOURCE`.
+    IoFlusher,
+    /// `mlock2(2)`. Without `CAP_IPC_LOCK`: `EPERM`, the locked-memory limit (`RLIMIT_MEMLOCK`) is 0; `ENOMEM`, it is reached.
+    /// `EAGAIN`: there is not so much memory.
+    LockMemory,
+    /// Opening or writing `/proc/self/oom_score_adj`. `EACCES`: it was to get smaller, and there is no `CAP_SYS_RESOURCE`.
+    OomScore,
 }
 
 static_assertions::assert_impl_all!(SystemCall: Send, Sync);
@@ -364,6 +371,9 @@ impl fmt::Display for SystemCall {
             SystemCall::Poll => "poll",
             SystemCall::Thread => "making a thread",
             SystemCall::SetAffinity => "sched_setaffinity",
+            SystemCall::IoFlusher => "prctl(PR_SET_IO_FLUSHER)",
+            SystemCall::LockMemory => "mlock2",
+            SystemCall::OomScore => "writing /proc/self/oom_score_adj",
         })
     }
 }

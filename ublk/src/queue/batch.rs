@@ -22,6 +22,7 @@ use ublk_sys::{
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent};
 use crate::features::Features;
+use crate::hosting::BufferLock;
 use crate::id::{QueueId, Tag};
 use crate::mapping::Mapping;
 use crate::mode::{Data, Mode};
@@ -330,11 +331,13 @@ pub(super) struct PreparedBatch {
     pub(super) is_shared: bool,
     /// Tags that a fetch's buffer has room for; `None`: as the queue needs it.
     pub(super) room: Option<u16>,
+    /// What is still to be locked of a batch, where that was asked for.
+    lock: Option<fn(&Batch) -> Result<(), Error>>,
 }
 
 impl PreparedBatch {
     pub(super) fn map(depth: u16, form: Form, is_shared: bool) -> Result<PreparedBatch, Error> {
-        Ok(PreparedBatch { elements: Elements::map(depth, form)?, is_shared, room: None })
+        Ok(PreparedBatch { elements: Elements::map(depth, form)?, is_shared, room: None, lock: None })
     }
 
     /// Tells the driver of every tag of the queue, through a ring that is gone when this returns.
@@ -373,7 +376,23 @@ impl PreparedBatch {
             let buffers = ring.register_buffer_ring(FIRST_GROUP + index, 1, bytes, BufferUse::Piecewise)?;
             Ok(Fetch { buffers, filled: 0, stage: Stage::Idle, is_unsure: false })
         };
-        Ok(Batch { fetches: [fetch(0)?, fetch(1)?], ready: None, commits: Commits::over(self.elements), rearmed: 0 })
+        let (fetches, commits) = ([fetch(0)?, fetch(1)?], Commits::over(self.elements));
+        let batch = Batch { fetches, ready: None, commits, rearmed: 0 };
+        if let Some(lock) = self.lock {
+            lock(&batch)?;
+        }
+        Ok(batch)
+    }
+
+    /// Has the kernel leave the elements in memory, and the buffers of the fetches when those are made.
+    pub(super) fn lock(&mut self, when: BufferLock) -> Result<(), Error> {
+        self.elements.mapping.as_ref().map_or(Ok(()), |mapping| mapping.lock(when))?;
+        // A function, so that a program that locks nothing has no code for it.
+        self.lock = Some(match when {
+            BufferLock::Prefaulted => |batch| batch.lock(BufferLock::Prefaulted),
+            BufferLock::Lazy => |batch| batch.lock(BufferLock::Lazy),
+        });
+        Ok(())
     }
 }
 
@@ -383,6 +402,10 @@ fn refused(command: Command, queue: QueueId, tag: Tag, errno: Errno, sent: &ublk
 }
 
 impl Batch {
+    fn lock(&self, when: BufferLock) -> Result<(), Error> {
+        self.fetches.iter().try_for_each(|fetch| fetch.buffers.lock(when))
+    }
+
     /// Whether the driver may still write because of a command of this ring, or read its elements.
     pub(super) fn is_in_flight(&self) -> bool {
         self.commits.in_flight || self.fetches.iter().any(|fetch| fetch.stage == Stage::Armed)
