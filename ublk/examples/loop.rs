@@ -31,7 +31,7 @@ use backing::{Backing, Direct, parse_bytes};
 use ublk::mode::{self, Mode};
 use ublk::{
     Cache, Completed, Control, DeviceId, Errno, Event, NewDevice, Operation, Params, Request, RequestFlags, RingFile,
-    Sectors, Server,
+    RingOperation, Sectors, Server,
 };
 
 const USAGE: &str = "\
@@ -268,6 +268,7 @@ fn serve<M: Mode>(options: &Options, backing: &Backing, choice: Choice, why: &st
     let lost = AtomicBool::new(false);
     let stopped = Server::new(device, params(backing, choice)?)
         .stop_on_signals()
+        .restrict(&[RingOperation::Read, RingOperation::Write, RingOperation::Sync, RingOperation::Fallocate])
         .run_events(
             // The driver gives no more queues than were asked for.
             |queue| {

@@ -364,6 +364,8 @@ impl<M: Mode> Device<M> {
     fn is_ours(&mut self) -> Result<bool, Error> {
         match self.control.info(self.info.id()) {
             Ok(info) => Ok(info.is_same_device(&self.info)),
+            // Nothing is known of it then: this process has given up the right to ask, and so to delete.
+            Err(error @ Error::Control { errno: Errno::EPERM, .. }) => Err(error),
             Err(Error::Control { .. }) => Ok(false),
             Err(error) => Err(error),
         }

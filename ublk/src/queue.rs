@@ -228,6 +228,8 @@
 mod atomic;
 mod batch;
 mod descriptors;
+#[cfg(test)]
+mod hostile;
 mod mailbox;
 mod memory;
 mod operating;
@@ -1541,14 +1543,19 @@ pub(crate) mod tests {
 
     /// A queue of four tags over files and a ring that are none of a driver's.
     pub(crate) fn queue<M: Mode>() -> Queue<M> {
+        queue_over(Fd::open(c"/dev/zero").unwrap())
+    }
+
+    /// The same over a file whose first page is the descriptors'.
+    pub(super) fn queue_over<M: Mode>(char_device: Fd) -> Queue<M> {
         let mut info = ublksrv_ctrl_dev_info::default();
         (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes) = (1, 4, 512 << 10);
-        let (id, zero) = (QueueId::new(0), Fd::open(c"/dev/zero").unwrap());
+        let id = QueueId::new(0);
         Queue {
             ring_fd: -1,
             state: RefCell::new(State::over(Ring::fake(), None)),
             unanswered: Cell::new(0),
-            descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
+            descriptors: Descriptors::map(&char_device, &DeviceInfo::from_raw(info), id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),
             table: Table::map(4, 0).unwrap(),
             shares: None,
@@ -1557,7 +1564,7 @@ pub(crate) mod tests {
             depth: 4,
             largest: 512 << 10,
             overlays: Overlays::default(),
-            char_device: zero,
+            char_device,
             id,
             mode: PhantomData,
         }

@@ -575,7 +575,7 @@ impl<M: Mode> Queue<M> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{
         Batch, COMMIT_USER_DATA, Commits, Committed, Elements, FETCH_BIT, FIRST_GROUP, Fetch, Form, Half, Piece, Stage,
         fetch_sent,
@@ -669,6 +669,11 @@ mod tests {
     /// A queue whose first fetch is with a kernel that the test plays.
     fn in_batches() -> Queue {
         let queue = queue();
+        arm(&queue);
+        queue
+    }
+
+    pub(in crate::queue) fn arm(queue: &Queue) {
         let fetch = |group, stage| {
             let buffers = BufferRing::fake(group, 1, 8);
             Fetch { buffers, filled: 0, stage, is_unsure: false }
@@ -680,7 +685,12 @@ mod tests {
             rearmed: 0,
         };
         queue.state().unwrap().batch = Some(batch);
-        queue
+    }
+
+    /// A completion that brings these tags is there.
+    pub(in crate::queue) fn bring(queue: &Queue, tags: &[u16]) {
+        let completion = brings(queue, tags);
+        queue.state().unwrap().ring.bring(completion);
     }
 
     fn brings(queue: &Queue, tags: &[u16]) -> Completion {
