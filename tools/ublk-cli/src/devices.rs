@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is done with devices: `features`, `list`, `info`, `params`, `stop`, `delete`, `add`.
+//! What is done with devices: `features`, `list`, `info`, `params`, `stop`, `delete`, `udev-owner`, `add`.
 
 mod add;
 mod describe;
 mod features;
 mod holders;
 pub(crate) mod list;
+mod owner;
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub fn run(command: &str, matches: &ArgMatches) -> io::Result<u8> {
         "list" => list::run(as_json),
         "info" => describe::info(id(matches), as_json),
         "params" => describe::params(id(matches), as_json),
+        "udev-owner" => matches.get_one::<std::path::PathBuf>("NODE").map_or(Ok(()), |node| owner::run(node)),
         "stop" => patient(matches).and_then(|mut control| Ok(control.stop(id(matches))?)),
         "delete" => patient(matches).and_then(|mut control| Ok(control.delete(id(matches))?)),
         _ => add::run(matches, as_json),
@@ -74,6 +76,10 @@ fn patient(matches: &ArgMatches) -> Result<Control, Failure> {
     let mut control = Control::open()?;
     control.set_patience(patience, patience);
     control.set_stop_patience(patience);
+    // A device that a user without privileges has added wants to be asked by the path of its node.
+    if list::is_unprivileged(&mut control, id(matches)) {
+        control.set_unprivileged(Some(id(matches)));
+    }
     Ok(control)
 }
 

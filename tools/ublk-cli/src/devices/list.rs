@@ -149,7 +149,7 @@ pub(super) fn print_table<const N: usize>(rows: &[[String; N]]) -> io::Result<()
 }
 
 /// The numbers of the devices that the driver has, or that there are nodes of where the driver's list cannot be read.
-fn ids() -> Vec<DeviceId> {
+pub(super) fn ids() -> Vec<DeviceId> {
     let entries = fs::read_dir(CLASS).or_else(|_| fs::read_dir("/dev"));
     let names = entries.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let mut ids: Vec<u32> = names.filter_map(|name| name.strip_prefix("ublkc")?.parse().ok()).collect();
@@ -161,6 +161,12 @@ fn ids() -> Vec<DeviceId> {
 pub(super) fn describe(control: &mut Control, id: DeviceId) -> Result<DeviceInfo, Error> {
     let first = control.info(id);
     described(control, id, first)
+}
+
+/// Whether a device was added by a user without privileges, as far as it can be told.
+pub(super) fn is_unprivileged(control: &mut Control, id: DeviceId) -> bool {
+    let info = describe(control, id);
+    info.is_ok_and(|info| info.features().contains(Features::UNPRIVILEGED_DEV))
 }
 
 /// A device that was added by a user without privileges is asked for by the path of its node, and refuses any other question.
