@@ -34,8 +34,8 @@ use harness::{Aligned, nodes, open_direct};
 use ublk::hosting::mark_io_flusher;
 use ublk::mode::{self, Mode};
 use ublk::{
-    BufferLock, Cache, Control, Device, Errno, NewDevice, Operation, Params, PreparedQueue, QueueId, Request, Sectors,
-    Server, Signals, State, StopHandle,
+    BufferLock, Cache, Control, Device, Errno, Error, NewDevice, Operation, Params, PreparedQueue, QueueId, Request,
+    Sectors, Server, Signals, State, StopHandle,
 };
 
 const SECURITY: &str = include_str!("../SECURITY.md");
@@ -111,7 +111,7 @@ numbers! {
     madvise = SYS_madvise, mlock2 = SYS_mlock2, mmap = SYS_mmap, mprotect = SYS_mprotect, mremap = SYS_mremap,
     munmap = SYS_munmap, nanosleep = SYS_nanosleep, newfstatat = SYS_newfstatat, open = SYS_open, openat = SYS_openat,
     poll = SYS_poll, ppoll = SYS_ppoll, prctl = SYS_prctl, pread64 = SYS_pread64, prlimit64 = SYS_prlimit64,
-    pwritev = SYS_pwritev, read = SYS_read, readlink = SYS_readlink, readlinkat = SYS_readlinkat, rseq = SYS_rseq,
+    pwritev = SYS_pwritev, read = SYS_read, readlink = SYS_readlink, readlinkat = SYS_readlinkat, restart_syscall = SYS_restart_syscall, rseq = SYS_rseq,
     rt_sigaction = SYS_rt_sigaction, rt_sigprocmask = SYS_rt_sigprocmask, rt_sigreturn = SYS_rt_sigreturn,
     sched_getaffinity = SYS_sched_getaffinity, sched_setaffinity = SYS_sched_setaffinity,
     sched_yield = SYS_sched_yield, set_robust_list = SYS_set_robust_list, set_tid_address = SYS_set_tid_address,
@@ -249,14 +249,11 @@ fn play<M: Mode>(new: NewDevice<M>, extra: Extra, answer: impl Fn(Request<'_, M>
 
 fn answer_by_call(mut request: Request<'_, mode::UserCopy>) {
     let mut bytes = [0; 4096];
-    let mut at = 0;
-    let len = usize::try_from(request.len_bytes()).unwrap();
-    while at < len {
-        match request.operation() {
-            Operation::WRITE => request.read_at(at, &mut bytes).unwrap(),
-            _ => request.write_at(at, &[0; 2048]).unwrap(),
-        }
-        at += 4096;
+    let len = bytes.len().min(usize::try_from(request.len_bytes()).unwrap());
+    match request.operation() {
+        Operation::WRITE => request.read_at(0, &mut bytes[..len]).unwrap(),
+        // What is left is zeroed.
+        _ => request.write_at(0, &bytes[..len / 2]).unwrap(),
     }
     request.complete();
 }
@@ -585,9 +582,30 @@ fn a_server_that_gave_up_its_user_and_every_capability_serves_until_somebody_els
     fio(&disk.path);
     let (id, mut control) = (disk.id(), Control::open().unwrap());
     control.stop(id).unwrap();
-    let (status, said) = disk.hang_up();
-    // It serves until the stop, and then is not allowed to delete, which it says.
-    assert!(status.success() && said.contains("UBLK_U_CMD_GET_DEV_INFO") && said.contains("EPERM"), "{said}");
+    let (status, said) = disk.ended();
+    // It serves until then, and is not allowed to end what is left, which it says.
+    assert!(status.success() && said.contains("ended: Err(") && said.contains("EPERM"), "{said}");
+    assert_eq!(control.info(id).unwrap().state(), State::DEAD);
+    control.delete(id).unwrap();
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_device_that_its_process_may_not_delete_any_more_is_an_error_and_stays() {
+    let device = Device::add(Control::open().unwrap(), &NewDevice::new().depth(8), &params()).unwrap();
+    let id = device.info().id();
+    let nobody = usize::try_from(NOBODY).unwrap();
+    let deleted = thread::scope(|scope| {
+        let delete = move || {
+            // No argument points to anything; the call itself, as libc's function changes every thread.
+            call(libc::SYS_setresuid, [nobody, nobody, nobody, 0]).unwrap();
+            device.delete()
+        };
+        scope.spawn(delete).join().unwrap()
+    });
+    assert!(matches!(deleted, Err(Error::Control { errno: Errno::EPERM, .. })), "{deleted:?}");
+    let mut control = Control::open().unwrap();
     assert_eq!(control.info(id).unwrap().state(), State::DEAD);
     control.delete(id).unwrap();
     assert_eq!(nodes(), [""; 0]);
