@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A server without privileges: the example `unprivileged`, and queues made from a char device that somebody else opened.
 #![cfg_attr(not(have_ublk), allow(dead_code, reason = "the tests are ignored, not left out"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test ends where something is wrong, and a server says what it serves"
+)]
 
 mod harness;
 mod planted;

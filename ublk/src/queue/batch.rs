@@ -324,6 +324,9 @@ pub(super) struct Batch {
 
 const _: () = assert!(FETCHES == 2);
 
+/// Locks what there is of a batch only once it is on a ring.
+type LockRest = fn(&Batch) -> Result<(), Error>;
+
 /// What a [`PreparedQueue`](super::PreparedQueue) has of it.
 #[derive(Debug)]
 pub(super) struct PreparedBatch {
@@ -332,7 +335,7 @@ pub(super) struct PreparedBatch {
     /// Tags that a fetch's buffer has room for; `None`: as the queue needs it.
     pub(super) room: Option<u16>,
     /// What is still to be locked of a batch, where that was asked for.
-    lock: Option<fn(&Batch) -> Result<(), Error>>,
+    lock: Option<LockRest>,
 }
 
 impl PreparedBatch {
