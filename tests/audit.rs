@@ -188,3 +188,26 @@ fn whether_a_public_type_is_send_and_sync_is_asserted() {
         assert!(asserted("Send") && asserted("Sync"), "{name}");
     }
 }
+
+#[test]
+fn every_test_that_security_md_names_exists_and_every_claim_of_its_tables_has_one() {
+    let sources: String =
+        ["tests", "ublk/src"].iter().flat_map(|folder| rust_files(folder)).map(|file| read(&file)).collect();
+    let security = read("SECURITY.md");
+    // A test's name is a sentence; nothing else in the paper looks like that.
+    let is_test = |word: &&str| {
+        word.matches('_').count() >= 3 && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let named: BTreeSet<&str> = security.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 40, "{}", named.len());
+    for name in named {
+        assert!(sources.contains(&format!("fn {name}()")), "SECURITY.md names {name}, which is no test");
+    }
+    // The tables of threats have three columns, the last of which names tests, unless nothing stops it.
+    for row in security.lines().filter(|line| line.starts_with("| ") && line.matches(" |").count() == 3) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [what, stops, shown] = cells[..] else { panic!("{row}") };
+        let is_shown = shown == "shown by" || shown.split('`').skip(1).step_by(2).any(|word| is_test(&word));
+        assert!(is_shown || stops.starts_with("nothing"), "{what}: no test shows it");
+    }
+}

@@ -90,7 +90,8 @@ fn run(call: &str, errno: &str, time: u32) -> Run {
         errors.read_to_string(&mut said).unwrap();
         said
     });
-    let hangs = |_| panic!("{call} {errno} number {time}: the server hangs; the trace: {}", fs::read_to_string(&log).unwrap());
+    let hangs =
+        |_| panic!("{call} {errno} number {time}: the server hangs; the trace: {}", fs::read_to_string(&log).unwrap());
     let served = hears.recv_timeout(DEADLINE).unwrap_or_else(hangs);
     if served {
         let mut ended = false;
@@ -134,10 +135,16 @@ fn whichever_system_call_fails_once_the_server_ends_says_why_and_leaves_nothing_
                     survived += 1;
                 } else {
                     refused += 1;
-                    assert!(!run.said.trim().is_empty(), "{call} {errno} number {time}: {:?} without a word", run.status);
+                    assert!(
+                        !run.said.trim().is_empty(),
+                        "{call} {errno} number {time}: {:?} without a word",
+                        run.status
+                    );
                 }
             }
         }
     }
-    println!("figure: {all} system calls failed once: {survived} the server did without, {refused} ended it with a sentence; left: 0");
+    println!(
+        "figure: {all} system calls failed once: {survived} the server did without, {refused} ended it with a sentence; left: 0"
+    );
 }

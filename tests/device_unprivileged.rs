@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A server without privileges: the example `unprivileged`, and queues made from a char device that somebody else opened.
 #![cfg_attr(not(have_ublk), allow(dead_code, reason = "the tests are ignored, not left out"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
-#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test ends where something is wrong, and a server says what it serves"
+)]
 
 mod harness;
+mod planted;
 
 use std::env;
 use std::fs::{self, File, OpenOptions};
@@ -15,13 +21,15 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
+use harness::program::Program;
 use harness::{Aligned, nodes, open_direct, quiet_device};
+use planted::open_to_all;
 use ublk::{
-    Cache, Control, DeletedId, Device, DeviceId, DeviceInfo, Errno, Error, Fd, Features, Operation, Params,
-    PreparedQueue, Queue, QueueId, Sectors, State, SystemCall,
+    Cache, Control, DeletedId, Device, DeviceId, DeviceInfo, Errno, Error, Fd, Features, NewDevice, Operation, Params,
+    PreparedQueue, Queue, QueueId, Sectors, Server, State, StopHandle, SystemCall,
 };
 use ublk_sys::ublksrv_ctrl_dev_info;
 
@@ -503,4 +511,197 @@ fn a_descriptor_that_is_no_char_device_of_ublk_is_an_error() {
         assert!(queue.is_finished());
     }
     assert_eq!(device.delete(), Ok(DeletedId::Free));
+}
+
+// Devices that a user without privileges adds.
+
+/// The device of a server that has no right that nobody has not, from the start on.
+struct Owned {
+    server: Program,
+    nodes: Vec<String>,
+}
+
+/// What udev does, by the rule in `tools/ublk-cli`, for a node that has come.
+fn udev_owner(node: &str) -> Output {
+    output(Command::new("ublkctl").args(["udev-owner", node]))
+}
+
+fn owner_of(path: &str) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata(path).unwrap())
+}
+
+/// Plays udev until as many nodes have come, and gives each to whom it belongs.
+fn give_nodes(count: usize, given: &mut Vec<String>) {
+    while given.len() < count {
+        for name in nodes().into_iter().map(|name| format!("/dev/{name}")) {
+            if !given.contains(&name) {
+                let done = udev_owner(&name);
+                assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+                given.push(name);
+            }
+        }
+        thread::yield_now();
+    }
+}
+
+const OWNER: &str = "UBLK_TEST_OWNER";
+
+/// Starts this test again as nobody, in a role, and gives it the nodes of its device.
+fn owned(test: &str, role: &str) -> Owned {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", test, "--include-ignored", "--nocapture"]).env(OWNER, role).uid(NOBODY).gid(NOBODY);
+    let (say, said) = mpsc::channel();
+    let server = thread::spawn(move || say.send(Program::start_as(&mut command)));
+    let mut given = Vec::new();
+    give_nodes(2, &mut given);
+    let program = said.recv().unwrap();
+    server.join().unwrap().unwrap();
+    Owned { server: program, nodes: given }
+}
+
+/// As nobody: a disk in memory, until standard input ends. The last block is never answered.
+fn serve_as_owner() {
+    assert_unprivileged(std::process::id());
+    let stop = StopHandle::new().unwrap();
+    let server = Server::new(NewDevice::new().depth(4).unprivileged(), params()).stop_on(&stop);
+    thread::spawn(move || {
+        std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+        stop.stop();
+    });
+    let (memory, kept) = (Mutex::new(vec![0_u8; 8 << 20]), Mutex::new(Vec::new()));
+    let answer = |mut request: ublk::Request<'_>| {
+        let start = usize::try_from(request.offset_bytes()).unwrap();
+        let len = usize::try_from(request.len_bytes()).unwrap();
+        let mut memory = memory.lock().unwrap();
+        match request.operation() {
+            Operation::WRITE if start + len == memory.len() => return kept.lock().unwrap().push(request.detach()),
+            Operation::READ => drop(request.cursor().write(&memory[start..start + len])),
+            Operation::WRITE => memory[start..start + len].copy_from_slice(request.data()),
+            _ => return request.fail(Errno::EOPNOTSUPP),
+        }
+        request.complete();
+    };
+    let ended = server.run(answer, |device| println!("\n/dev/ublkb{}", device.id()));
+    println!("\nended: {ended:?}");
+}
+
+#[test]
+#[ignore = "opens the control device to everybody: run `cargo xtask test`"]
+fn an_ordinary_user_adds_serves_and_deletes_a_device_of_his_own() {
+    const NAME: &str = "an_ordinary_user_adds_serves_and_deletes_a_device_of_his_own";
+    if env::var_os(OWNER).is_some() {
+        return serve_as_owner();
+    }
+    let _opened = open_to_all();
+    let Owned { server, nodes: given } = owned(NAME, "serves");
+    let id = server.id();
+    assert_eq!(given, [format!("/dev/ublkc{id}"), format!("/dev/ublkb{id}")]);
+    assert!(given.iter().all(|node| owner_of(node) == NOBODY), "{given:?}");
+    let disk = open_direct(id);
+    let mut block = Aligned::filled(8192, 0x5a);
+    disk.write_all_at(&block, 4096).unwrap();
+    block.fill(0);
+    disk.read_exact_at(&mut block, 4096).unwrap();
+    assert!(block.iter().all(|byte| *byte == 0x5a));
+    drop(disk);
+    // The kernel looks for no partitions, whatever is written there.
+    assert_eq!(partitions(&server.path), (false, Vec::new()));
+
+    // Everybody, root too, says by which node; whoever may not read that is refused.
+    let mut control = Control::open().unwrap();
+    assert!(matches!(control.info(id), Err(Error::Control { errno: Errno::EINVAL, .. })));
+    control.set_unprivileged(Some(id));
+    let info = control.info(id).unwrap();
+    assert_eq!((info.as_raw().owner_uid, info.as_raw().owner_gid, info.state()), (NOBODY, NOBODY, State::LIVE));
+    let other = output(Command::new("ublkctl").args(["delete", &id.to_string()]).uid(NOBODY - 1).gid(NOBODY - 1));
+    let said = String::from_utf8_lossy(&other.stderr);
+    assert!(other.status.code() == Some(1) && (said.contains("EACCES") || said.contains("EINVAL")), "{said}");
+
+    let (status, said) = server.hang_up();
+    assert!(status.success() && said.contains("ended: Ok(Handle)"), "{said}");
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[ignore = "opens the control device to everybody: run `cargo xtask test`"]
+fn a_node_is_given_to_the_owner_of_the_device_that_has_its_numbers_and_a_name_says_nothing() {
+    const NAME: &str = "a_node_is_given_to_the_owner_of_the_device_that_has_its_numbers_and_a_name_says_nothing";
+    if env::var_os(OWNER).is_some() {
+        return serve_as_owner();
+    }
+    let run = |program: &str, arguments: &[&str]| planted::run(program, arguments);
+    let _opened = open_to_all();
+    let root = Program::start("ramdisk", &["--size", "8M", "--id", "77"]);
+    let disk = owned_beside(NAME);
+    let id = disk.id();
+    // Nodes of root's own device, under names that belong to the user's, and one that leads there.
+    let numbers = |path: &str| {
+        let device = std::os::unix::fs::MetadataExt::rdev(&fs::metadata(path).unwrap());
+        (libc::major(device).to_string(), libc::minor(device).to_string())
+    };
+    let (block, char) = (numbers("/dev/ublkb77"), numbers("/dev/null"));
+    run("mkdir", &["/tmp/owner"]);
+    run("mknod", &[&format!("/tmp/owner/ublkb{id}"), "b", &block.0, &block.1]);
+    run("mknod", &[&format!("/tmp/owner/ublkc{id}"), "c", &char.0, &char.1]);
+    std::os::unix::fs::symlink(format!("/dev/ublkb{id}"), "/tmp/owner/link").unwrap();
+    fs::write("/tmp/owner/file", "").unwrap();
+    for (path, status) in [
+        (format!("/tmp/owner/ublkb{id}"), 0),
+        (format!("/tmp/owner/ublkc{id}"), 0),
+        ("/dev/ublkb77".to_owned(), 0),
+        ("/dev/null".to_owned(), 0),
+        ("/tmp/owner/link".to_owned(), 1),
+        ("/tmp/owner/file".to_owned(), 1),
+        ("/tmp/owner/none".to_owned(), 1),
+    ] {
+        let done = udev_owner(&path);
+        assert_eq!(done.status.code(), Some(status), "{path}: {}", String::from_utf8_lossy(&done.stderr));
+        if path != "/tmp/owner/none" && path != "/tmp/owner/link" {
+            assert_eq!(owner_of(&path), 0, "{path}");
+        }
+    }
+    // And a node under any name that has the numbers of the user's device.
+    let own = numbers(&format!("/dev/ublkb{id}"));
+    run("mknod", &["/tmp/owner/anything", "b", &own.0, &own.1]);
+    assert!(udev_owner("/tmp/owner/anything").status.success());
+    assert_eq!(owner_of("/tmp/owner/anything"), NOBODY);
+    fs::remove_dir_all("/tmp/owner").unwrap();
+    // Root deletes it by its number.
+    let deleted = output(Command::new("ublkctl").args(["delete", &id.to_string()]));
+    assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    let (status, said) = disk.ended();
+    assert!(status.success() && said.contains("ended: Ok(FromOutside)"), "{said}");
+    root.stop();
+    assert_eq!(nodes(), [""; 0]);
+}
+
+/// As [`owned`], beside a device of root's.
+fn owned_beside(test: &str) -> Program {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", test, "--include-ignored", "--nocapture"]).env(OWNER, "serves").uid(NOBODY).gid(NOBODY);
+    let (say, said) = mpsc::channel();
+    let server = thread::spawn(move || say.send(Program::start_as(&mut command)));
+    give_nodes(4, &mut Vec::new());
+    server.join().unwrap().unwrap();
+    said.recv().unwrap()
+}
+
+#[test]
+#[ignore = "opens the control device to everybody: run `cargo xtask test`"]
+fn the_server_of_an_unprivileged_device_that_holds_a_request_for_half_a_minute_is_killed_by_the_driver_slow() {
+    const NAME: &str =
+        "the_server_of_an_unprivileged_device_that_holds_a_request_for_half_a_minute_is_killed_by_the_driver_slow";
+    if env::var_os(OWNER).is_some() {
+        return serve_as_owner();
+    }
+    let _opened = open_to_all();
+    let Owned { server, .. } = owned(NAME, "holds");
+    let id = server.id();
+    let written = open_direct(id).write_all_at(&Aligned::filled(4096, 1), (8 << 20) - 4096);
+    assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EIO));
+    let (status, _) = server.ended();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL), "{status}");
+    let deleted = output(Command::new("ublkctl").args(["delete", &id.to_string()]));
+    assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    assert_eq!(nodes(), [""; 0]);
 }

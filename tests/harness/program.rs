@@ -19,23 +19,30 @@ pub struct Program {
 impl Program {
     /// Starts it and waits until it prints the path of its disk.
     pub fn start(name: &str, arguments: &[&str]) -> Program {
-        Program::start_as(name, arguments, Stdio::inherit())
+        Program::start_as(Command::new(name).args(arguments))
     }
 
     /// As [`start`](Program::start), and what it complains of can be read.
     pub fn start_heard(name: &str, arguments: &[&str]) -> (Program, BufReader<ChildStderr>) {
-        let mut program = Program::start_as(name, arguments, Stdio::piped());
+        let mut program = Program::start_as(Command::new(name).args(arguments).stderr(Stdio::piped()));
         let complaints = BufReader::new(program.process.stderr.take().unwrap());
         (program, complaints)
     }
 
-    fn start_as(name: &str, arguments: &[&str], complaints: Stdio) -> Program {
-        let started =
-            Command::new(name).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(complaints).spawn();
+    /// The same of a command that is to be started in some way.
+    pub fn start_as(command: &mut Command) -> Program {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut process = started.unwrap_or_else(|error| panic!("{name} on the PATH: {error}"));
         let mut says = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
-        says.read_line(&mut line).unwrap();
+        // A test program that plays the server says before that it runs a test.
+        while says.read_line(&mut line).unwrap() > 0 {
+            if line != "\n" && !line.starts_with("running ") && !line.starts_with("test ") {
+                break;
+            }
+            line.clear();
+        }
         let path = line.strip_suffix('\n').unwrap_or(&line).to_owned();
         assert!(path.starts_with("/dev/ublkb"), "{name} said {line:?}, and ended with {:?}", process.try_wait());
         Program { process, says, path }
@@ -71,6 +78,12 @@ impl Program {
         let mut rest = String::new();
         self.says.read_to_string(&mut rest).unwrap();
         (self.process.wait().unwrap(), rest)
+    }
+
+    /// Closes its standard input, and waits for its end; the status, and what it printed after its path.
+    pub fn hang_up(mut self) -> (ExitStatus, String) {
+        drop(self.process.stdin.take());
+        self.ended()
     }
 
     /// Stops it and waits for its end.

@@ -11,7 +11,10 @@ use std::thread;
 
 use ublk::diagnosis::{Environment, Node};
 use ublk::ring::Ring;
-use ublk::{Control, DeviceId, Errno, Error, SystemCall};
+use ublk::{
+    BufferLock, Cache, Control, Device, DeviceId, Errno, Error, NewDevice, Params, QueueId, Sectors, SystemCall,
+    hosting,
+};
 
 use super::machine::{
     Limit, Locked, Setting, drop_capabilities, empty_dev, forbid_rings, make_node, mapped_bytes, nobody, try_map,
@@ -164,6 +167,27 @@ pub const ROWS: &[Row] = &[
         }),
     ),
     (
+        "hosting.io-flusher",
+        So(|s| {
+            failed(s, || {
+                drop_capabilities();
+                hosting::mark_io_flusher()
+            })
+        }),
+    ),
+    ("hosting.lock-forbidden", So(|s| lock_with(s, 0))),
+    ("hosting.lock-limit", So(|s| lock_with(s, 1 << 20))),
+    ("hosting.lock-memory", Unreachable(NO_MEMORY)),
+    (
+        "hosting.oom-score",
+        So(|s| {
+            failed(s, || {
+                drop_capabilities();
+                hosting::adjust_oom_score(-1)
+            })
+        }),
+    ),
+    (
         "descriptors.process",
         So(|mut s| {
             let limit = Limit::put(libc::RLIMIT_NOFILE, 3);
@@ -283,6 +307,24 @@ fn of_another_thread(s: Scene, call: SystemCall) -> Planted {
 
 fn descriptors(fd: i32, len: usize, access: i32) -> Result<(), Error> {
     try_map(fd, len, access).map_err(|error| of_system(SystemCall::MmapDescriptors, &error))
+}
+
+/// Locks the buffers of a queue, which are 2 MiB, where no more than this may be locked.
+fn lock_with(mut s: Scene, limit: u64) -> Planted {
+    let device = NewDevice::new().depth(4).max_io_bytes(512 << 10);
+    let mut device =
+        Device::add(Control::open().unwrap(), &device, &Params::new(Sectors::new(2048), Cache::None)).unwrap();
+    let mut queue = device.queue(QueueId::new(0)).unwrap();
+    let limit = Limit::put(libc::RLIMIT_MEMLOCK, limit);
+    let tried = thread::scope(|scope| {
+        let lock = || {
+            drop_capabilities();
+            queue.lock_buffers(BufferLock::Prefaulted)
+        };
+        scope.spawn(lock).join().unwrap()
+    });
+    drop(limit);
+    s.failed(tried).knowing(|e| e.cap_ipc_lock = Some(false))
 }
 
 /// Where all memory is locked, and none may be.

@@ -36,7 +36,7 @@ use backing::{Backing, Direct, parse_bytes};
 use ublk::mode::{self, Mode};
 use ublk::{
     Cache, Completed, Control, DeviceId, DeviceInfo, Errno, Error, Event, Features, NewDevice, Operation, Params,
-    Recovery, Request, RequestFlags, RingFile, Sectors, Server,
+    Recovery, Request, RequestFlags, RingFile, RingOperation, Sectors, Server,
 };
 
 const USAGE: &str = "\
@@ -365,6 +365,7 @@ fn serve<M: Mode>(
         .when_in_use(|device| {
             eprintln!("loop: /dev/ublkb{} is in use: a second signal ends it all the same", device.id())
         })
+        .restrict(&[RingOperation::Read, RingOperation::Write, RingOperation::Sync, RingOperation::Fallocate])
         .run_events(
             // The driver gives no more queues than were asked for.
             |queue| {

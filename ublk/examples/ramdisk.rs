@@ -215,6 +215,7 @@ fn serve(options: &Options) -> Result<(), String> {
     }
     let stopped = Server::new(device, *disk.params())
         .stop_on_signals()
+        .restrict(&[])
         .run(|request| disk.answer(request), |device| println!("/dev/ublkb{}", device.id()))
         .map_err(|error| error.to_string())?;
     println!("ramdisk: {stopped}");

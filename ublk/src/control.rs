@@ -18,6 +18,7 @@ use ublk_sys::ublksrv_ctrl_cmd;
 pub use commands::CpuSet;
 pub use in_flight::{InFlight, Starting, Stopping};
 
+use crate::char_device::Path;
 use crate::deadline::Deadline;
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent};
@@ -29,6 +30,11 @@ use crate::syscall::Fd;
 
 /// Bytes lent to a command: a path of 4096, and behind it the largest payload (1 KiB of CPU mask).
 const BUFFER_BYTES: usize = 8192;
+
+/// Where in the buffer a payload stands: behind the longest path of a node, which some devices want in front of it.
+const PAYLOAD: usize = 32;
+
+const TOO_LONG: Error = Error::Invalid { what: "a control command's buffer has at most 8192 bytes" };
 
 /// Entries of a control ring. One command at a time needs one; but commands that sleep run in the calling thread's io-wq,
 /// whose number of workers Linux takes from the size of the first ring that the thread enters. With one worker, a command
@@ -84,6 +90,8 @@ pub struct Control {
     offered: Option<Features>,
     /// The last command that was sent.
     last: Option<(Command, Sent)>,
+    /// The device whose commands carry the path of its node.
+    unprivileged: Option<DeviceId>,
 }
 
 static_assertions::assert_impl_all!(Control: Send);
@@ -135,6 +143,7 @@ impl Control {
             stop_patience: PATIENCE,
             offered: None,
             last: None,
+            unprivileged: None,
         })
     }
 
@@ -159,6 +168,26 @@ impl Control {
     #[cfg(feature = "std")]
     pub(crate) const fn stop_patience(&self) -> Duration {
         self.stop_patience
+    }
+
+    /// Has every command for this device say the path of its char device, `/dev/ublkcN`, by which the driver finds out whether
+    /// the caller may control it. So it wants it of an unprivileged device ([`NewDevice::unprivileged`](crate::NewDevice::unprivileged)),
+    /// from everybody. A handle that added one does so already; `None` ends it.
+    pub fn set_unprivileged(&mut self, device: Option<DeviceId>) {
+        self.unprivileged = device;
+    }
+
+    /// The same command, with the path of its device's node in front of what it lends.
+    fn with_path(&self, header: Header) -> Result<Header, Error> {
+        let (Some(id), 0) = (header.device.filter(|_| header.device == self.unprivileged), header.path_len) else {
+            return Ok(header);
+        };
+        let path = Path::of(id);
+        let bytes = path.as_c_str().to_bytes_with_nul();
+        let start = PAYLOAD.checked_sub(bytes.len()).ok_or(TOO_LONG)?;
+        self.buffer()?.write_bytes(start, bytes).ok_or(TOO_LONG)?;
+        let path_len = u16::try_from(bytes.len()).map_err(|_| TOO_LONG)?;
+        Ok(Header { len: header.len + path_len, buffer_offset: start, path_len, ..header })
     }
 
     /// Whether this handle gave up on a command, so that it answers nothing more.
@@ -200,6 +229,7 @@ impl Control {
 
     /// Sends one command, and waits for nothing.
     fn begin(&mut self, command: Command, header: Header, patience: Duration) -> Result<InFlight<'_>, Error> {
+        let header = self.with_path(header)?;
         let lent_bytes = usize::from(header.len);
         let mut sent = ublksrv_ctrl_cmd::default();
         sent.dev_id = header.device.map_or(u32::MAX, DeviceId::raw);
@@ -208,7 +238,7 @@ impl Control {
         sent.len = header.len;
         let address = self.buffer()?.address(header.buffer_offset, lent_bytes);
         if lent_bytes > 0 {
-            sent.addr = address.ok_or(Error::Invalid { what: "a control command's buffer has at most 8192 bytes" })?;
+            sent.addr = address.ok_or(TOO_LONG)?;
         }
         sent.data = [header.data];
         sent.dev_path_len = header.path_len;

@@ -14,7 +14,7 @@ use crate::device_info::{DeviceInfo, NewDevice, Shape, State};
 use crate::errno::Errno;
 use crate::error::Error;
 use crate::features::Features;
-use crate::id::QueueId;
+use crate::id::{DeviceId, QueueId};
 use crate::mode::{self, Mode};
 use crate::overlays::Overlays;
 use crate::params::Params;
@@ -297,7 +297,9 @@ impl<M: Mode> Device<M> {
     ///
     /// Those of [`Control::open`].
     pub fn stopper(&self) -> Result<Stopper, Error> {
-        Ok(Stopper { control: Control::open()?, info: self.info })
+        let mut control = Control::open()?;
+        control.set_unprivileged(self.unprivileged());
+        Ok(Stopper { control, info: self.info })
     }
 
     /// Closes the char device. When the queues are dropped too, the driver fails every request that is left with `EIO`:
@@ -370,6 +372,7 @@ impl<M: Mode> Device<M> {
             // let go here.
             self.let_go();
             self.control = Control::open()?;
+            self.control.set_unprivileged(self.unprivileged());
         }
         Ok(())
     }
@@ -397,8 +400,8 @@ impl<M: Mode> Device<M> {
         if self.is_ours()? {
             deleted = self.control.delete_async(id);
         }
-        if let Err(Error::Control { errno: Errno::EOPNOTSUPP, .. }) = deleted {
-            // Before Linux 6.9 there is only the command that waits for our own open file too.
+        if let Err(Error::Control { errno: Errno::EOPNOTSUPP | Errno::EINVAL, .. }) = deleted {
+            // Before Linux 6.9, and of an unprivileged device, there is only the command that waits for our own open file too.
             self.let_go();
             deleted = if self.is_ours()? { self.control.delete(id) } else { Ok(()) };
         }
@@ -411,10 +414,17 @@ impl<M: Mode> Device<M> {
         }
     }
 
+    /// The device, if commands to it carry the path of its node.
+    fn unprivileged(&self) -> Option<DeviceId> {
+        self.info.features().contains(Features::UNPRIVILEGED_DEV).then(|| self.info.id())
+    }
+
     /// Whether the device of our id is still the one that we added, as far as its description tells.
     fn is_ours(&mut self) -> Result<bool, Error> {
         match self.control.info(self.info.id()) {
             Ok(info) => Ok(info.is_same_device(&self.info)),
+            // Nothing is known of it then: this process has given up the right to ask, and so to delete.
+            Err(error @ Error::Control { errno: Errno::EPERM, .. }) => Err(error),
             Err(Error::Control { .. }) => Ok(false),
             Err(error) => Err(error),
         }

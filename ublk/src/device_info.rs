@@ -332,6 +332,26 @@ impl<M: Mode> NewDevice<M> {
         self
     }
 
+    /// Has the device belong to the user who adds it, who needs no right for that, nor for serving and deleting it
+    /// (`UBLK_F_UNPRIVILEGED_DEV`).
+    ///
+    /// The administrator allows it beforehand: `/dev/ublk-control` has to be everybody's, and udev has to give the nodes of such a
+    /// device to their owner, which `ublkctl udev-owner` does. Where nobody does, the char device cannot be opened
+    /// ([`Error::OpenCharDevice`] with `EACCES`), and the device stays until root deletes it. A process that has
+    /// `CAP_SYS_ADMIN` is refused ([`Error::Unsupported`]): the driver drops the feature, as it would make others look for a path.
+    ///
+    /// The driver ends the server of such a device with SIGKILL when a request is 30 seconds old: so a target that is slow answers
+    /// in parts, or fails what it cannot do in time. There is no other data mode than copy and get data, no recovery, and no scan for
+    /// partitions; the number of such devices is limited by the module's parameter `ublks_max`.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 6.3. `ublk_ctrl_uring_cmd_permission()`, `ublk_timeout()`.
+    pub const fn unprivileged(mut self) -> NewDevice<M> {
+        self.overlays = self.overlays.union(Features::UNPRIVILEGED_DEV);
+        self
+    }
+
     pub(crate) const fn asked_features(&self) -> Features {
         let features = self.features.union(self.overlays).union(M::FEATURES);
         match self.descriptor_bytes {
@@ -388,8 +408,8 @@ impl<M: Mode> NewDevice<M> {
         if let Some(what) = features.conflict() {
             return invalid(what);
         }
-        if features.contains(Features::UNPRIVILEGED_DEV) {
-            return invalid("unprivileged devices are not served yet: their commands carry a path");
+        if self.features.contains(Features::UNPRIVILEGED_DEV) {
+            return invalid("that a device is unprivileged is said by NewDevice::unprivileged, and not by a feature");
         }
         if !mode::is_of::<M>(features) {
             return invalid("how data travels is said by NewDevice::mode, and not by a feature");

@@ -346,6 +346,13 @@ pub enum SystemCall {
     SetAffinity,
     /// `fsync(2)` of a block device, or opening it for that. `EIO`: a write that a client had left to the page cache failed, and is lost.
     Fsync,
+    /// `prctl(2)` with `PR_SET_IO_FLUSHER`. `EPERM`: the thread has no `CAP_SYS_RESOURCE`.
+    IoFlusher,
+    /// `mlock2(2)`. Without `CAP_IPC_LOCK`: `EPERM`, the locked-memory limit (`RLIMIT_MEMLOCK`) is 0; `ENOMEM`, it is reached.
+    /// `EAGAIN`: there is not so much memory.
+    LockMemory,
+    /// Opening or writing `/proc/self/oom_score_adj`. `EACCES`: it was to get smaller, and there is no `CAP_SYS_RESOURCE`.
+    OomScore,
 }
 
 static_assertions::assert_impl_all!(SystemCall: Send, Sync);
@@ -376,6 +383,9 @@ impl fmt::Display for SystemCall {
             SystemCall::Thread => "making a thread",
             SystemCall::SetAffinity => "sched_setaffinity",
             SystemCall::Fsync => "fsync",
+            SystemCall::IoFlusher => "prctl(PR_SET_IO_FLUSHER)",
+            SystemCall::LockMemory => "mlock2",
+            SystemCall::OomScore => "writing /proc/self/oom_score_adj",
         })
     }
 }

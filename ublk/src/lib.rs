@@ -134,8 +134,8 @@
 //!
 //! # Modules and features
 //!
-//! Everything but [`ring`] and [`diagnosis`] stands at the root. `ring` is the io_uring beneath; it knows nothing of ublk.
-//! `diagnosis` has the rules of the kernel's that a command can break, and names the one that was broken.
+//! Everything but [`ring`], [`hosting`] and [`diagnosis`] stands at the root. `ring` is the io_uring beneath; it knows nothing of
+//! ublk. `hosting` is for servers whose disk the same machine uses. `diagnosis` has the rules of the kernel's that a command can break, and names the one that was broken.
 //!
 //! - `explain` (default): [`diagnosis`], and with it the end of an [`Error`]'s sentence, which says why. Without it an error keeps
 //!   nothing of what was sent.
@@ -148,8 +148,8 @@
 //! - After its set-up it allocates nothing and makes one system call for all requests that wait together.
 //! - A user of this crate who writes no `unsafe` cannot make the kernel write to memory that is not the queue's. That
 //!   includes forgetting a request, dropping a queue early, and a panic in the target.
-//! - It neither locks its buffers nor marks its threads as part of the I/O path (`mlockall`, `PR_SET_IO_FLUSHER`): a server
-//!   whose own memory could be paged out to its own disk has to do that itself.
+//! - It locks its buffers, and marks its threads as part of the I/O path, where it is told to: [`hosting`] says when a server needs
+//!   that, and what is left to the program.
 //! - A process that has a device, a queue or a request must not `fork`, other than to `exec` (`std::process::Command` does both):
 //!   the child would get no mapping, but the descriptors, and hold the device's id and the answers of requests until it ends.
 //! - How data travels is the [`mode`] of a device, and what becomes of it when its server dies its [`Recovery`].
@@ -183,6 +183,7 @@ mod flag_set;
 #[cfg(test)]
 #[path = "../../tests/goldens/golden.rs"]
 mod golden;
+pub mod hosting;
 mod id;
 mod mapping;
 pub mod mode;
@@ -208,6 +209,7 @@ pub use disk::{Discard, Disk, Flush, ReadAt, WriteAt, WriteZeroes};
 pub use errno::Errno;
 pub use error::{Command, Error, Message, Sent, SystemCall};
 pub use features::Features;
+pub use hosting::BufferLock;
 pub use id::{DeviceId, QueueId, SharedIndex, Tag};
 pub use orphan::Orphan;
 pub use params::{
@@ -216,7 +218,7 @@ pub use params::{
 pub use poll::poll;
 pub use queue::{
     Answered, Completed, DetachedRequest, Event, Operation, Operations, PreparedQueue, Queue, ReadCursor, Request,
-    RequestFlags, RingFile, SharedPlace,
+    RequestFlags, RingFile, RingOperation, SharedPlace,
 };
 pub use recovery::Recovery;
 pub use ring::Wake;

@@ -9,6 +9,7 @@ use core::ptr::NonNull;
 use ublk_sys::{io_uring_sqe, ublk_params, ublk_shmem_buf_reg, ublksrv_ctrl_dev_info, ublksrv_io_desc};
 
 use crate::error::{Error, SystemCall};
+use crate::hosting::BufferLock;
 use crate::syscall::{self, Access, Fd};
 
 /// An owned mapping: page-aligned, not inherited by a forked child, unmapped when dropped.
@@ -84,6 +85,13 @@ impl Mapping {
         // SAFETY: M1.
         unsafe { syscall::dont_fork(self.start, self.len) }.map_err(|errno| SystemCall::Madvise.failed(errno))?;
         Ok(self)
+    }
+
+    /// Has the kernel leave the mapping in memory for as long as it lives.
+    pub(crate) fn lock(&self, when: BufferLock) -> Result<(), Error> {
+        // SAFETY: M1.
+        let locked = unsafe { syscall::lock_memory(self.start, self.len, when == BufferLock::Lazy) };
+        locked.map_err(|errno| SystemCall::LockMemory.failed(errno))
     }
 
     pub(crate) fn len(&self) -> usize {

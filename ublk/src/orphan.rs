@@ -43,7 +43,8 @@ impl Orphan {
     ///
     /// # Errors
     ///
-    /// - [`Error::OpenCharDevice`]: `EACCES`, the node is somebody else's, so that it cannot be told.
+    /// - [`Error::OpenCharDevice`], or [`Error::Control`] with `EACCES` where the device is an unprivileged one: the node is somebody
+    ///   else's, so that it cannot be told.
     /// - those of [`Control::open`] and [`Control::info`].
     ///
     /// # Kernel
@@ -51,7 +52,13 @@ impl Orphan {
     /// Since Linux 6.0. `ublk_ch_open()`.
     pub fn find(id: DeviceId) -> Result<Option<Orphan>, Error> {
         let mut control = Control::open()?;
-        let before = match control.info(id) {
+        let mut described = control.info(id);
+        if let Err(Error::Control { errno: Errno::EINVAL, .. }) = described {
+            // An unprivileged device is asked for by the path of its node.
+            control.set_unprivileged(Some(id));
+            described = control.info(id);
+        }
+        let before = match described {
             Ok(info) if info.state() != State::LIVE => info,
             // Live is what has its char device open, or had it a moment ago.
             Ok(_) | Err(Error::Control { errno: Errno::ENODEV, .. }) => return Ok(None),

@@ -228,6 +228,8 @@
 mod atomic;
 mod batch;
 mod descriptors;
+#[cfg(test)]
+mod hostile;
 mod mailbox;
 mod memory;
 mod operating;
@@ -236,6 +238,7 @@ mod pool;
 mod protection;
 mod references;
 mod request;
+mod ring_operation;
 mod shares;
 mod table;
 mod tag_set;
@@ -258,12 +261,14 @@ use ublk_sys::{
 
 pub use operations::{Completed, Operations, RingFile};
 pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
+pub use ring_operation::RingOperation;
 
 use crate::char_device::CharDevice;
 use crate::device_info::{DeviceInfo, Shape};
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent, SystemCall};
 use crate::features::Features;
+use crate::hosting::BufferLock;
 use crate::id::{QueueId, Tag};
 use crate::mode::{self, Data, Mode};
 use crate::overlays::Overlays;
@@ -277,6 +282,7 @@ use memory::{Memory, TagBuffer};
 use operating::OPERATION_BIT;
 use pool::Pool;
 use request::{Held, Moved, Work, failed};
+use ring_operation::Purpose;
 use shares::{SHARED, Shares};
 use table::{Mark, Table};
 use tag_set::TagSet;
@@ -361,14 +367,12 @@ impl PreparedQueue {
     ///
     /// Since Linux 6.0, with this ring 6.1. `ublk_ch_mmap()` takes one process; `ublk_fetch()` asks for no privilege.
     pub fn adopt(char_device: Fd, info: &DeviceInfo, id: QueueId) -> Result<PreparedQueue, Error> {
-        // `max_io_buf_bytes` has 32 bits, is a whole number of pages, and bounds the largest request.
-        const LARGEST: usize = usize_from(u32::MAX - 0xfff);
         if info.features().contains(Features::BATCH_IO) {
             // No tag has a daemon then, and a commit says where the next request's data goes.
             return Err(Error::Invalid { what: "a device whose requests come in batches is served by who added it" });
         }
         let tags = 0..info.depth();
-        PreparedQueue::with_buffers(char_device, info, id, LARGEST, Shape::default(), Part::Tags(tags))
+        PreparedQueue::with_buffers(char_device, info, id, LARGEST_OF_ANY, Shape::default(), Part::Tags(tags))
     }
 }
 
@@ -567,6 +571,56 @@ impl<M: Mode> PreparedQueue<M> {
         self.ring.set_file(index, file)?;
         self.files = Some(index + 1);
         Ok(RingFile { ring: self.ring.fd().raw(), index })
+    }
+
+    /// Has the kernel leave the buffers of requests in memory, and whatever else the queue has mapped, for as long as the queue has
+    /// them: all of it from now on, or what is used, from then on. See [`hosting`](crate::hosting).
+    ///
+    /// As much as that is counts as locked, also where it is locked as it is used: the depth times the largest request, and a few pages. The
+    /// right to lock more than `RLIMIT_MEMLOCK` says is `CAP_IPC_LOCK`, in the initial user namespace. Of a queue that is
+    /// [shared](PreparedQueue::share) or [split](PreparedQueue::split_off), each part is locked by itself.
+    ///
+    /// The ring and the I/O descriptors are the kernel's own pages, which it never takes away.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::System`] with [`SystemCall::LockMemory`]. Without `CAP_IPC_LOCK`: `EPERM`, `RLIMIT_MEMLOCK` is 0; `ENOMEM`, it is
+    ///   not enough. `EAGAIN`: there is not so much memory. A part may be locked then.
+    /// - [`Error::Invalid`]: the buffers are those of a queue that was [adopted](PreparedQueue::adopt), of 4 GiB each, and
+    ///   were to be had at once.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 4.4. mlock2(2), with `MLOCK_ONFAULT` where it is lazy.
+    pub fn lock_buffers(&mut self, when: BufferLock) -> Result<(), Error> {
+        if when == BufferLock::Prefaulted && self.largest == LARGEST_OF_ANY {
+            return Err(Error::Invalid { what: "buffers of 4 GiB are locked as they are used" });
+        }
+        self.memory.lock(when)?;
+        self.table.lock(when)?;
+        self.shares.as_ref().map_or(Ok(()), |shares| shares.lock(when))?;
+        self.pool.as_ref().map_or(Ok(()), |pool| pool.lock(when))?;
+        self.batch.as_mut().map_or(Ok(()), |batch| batch.lock(when))
+    }
+
+    /// Has the kernel let the queue's ring do what the queue needs, and `operations` for its target, and nothing else from when it is
+    /// fetched. Once, for each part of a queue that is shared or split.
+    ///
+    /// An operation of another kind fails with `EACCES`, also one that somebody puts into the ring who has taken over the process.
+    /// Files are registered before, as ever; the kernel takes none later.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] with [`SystemCall::Restrict`]: `EBUSY`, the ring is restricted already.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 5.10. `IORING_REGISTER_RESTRICTIONS`, io_uring_register(2). It needs no right.
+    pub fn restrict(&mut self, operations: &[RingOperation]) -> Result<(), Error> {
+        let shares = self.shares.is_some();
+        let has_buffers = shares || matches!(M::DATA, Data::ByCommand | Data::Registered);
+        let purpose = Purpose { has_buffers, shares, in_batches: self.batch.is_some() };
+        self.ring.restrict(&purpose.rules(operations))
     }
 
     /// The queue's number.
@@ -1380,6 +1434,9 @@ fn tags_op(char_device: &Fd, sent: &ublk_batch_io, group: u16) -> Op {
 const SUBMISSIONS: u32 = 4096;
 const COMPLETIONS: u32 = 32_768;
 
+/// Bytes of the largest request that any device can have: `max_io_buf_bytes` has 32 bits, and is a whole number of pages.
+const LARGEST_OF_ANY: usize = usize_from(u32::MAX - 0xfff);
+
 const NO_TAG: Error = Error::Invalid { what: "a tag is below the queue's depth" };
 
 /// Where the requests of such a device can have their data, other than where its mode has it.
@@ -1521,15 +1578,20 @@ pub(crate) mod tests {
 
     /// A queue of four tags over files and a ring that are none of a driver's.
     pub(crate) fn queue<M: Mode>() -> Queue<M> {
+        queue_over(Fd::open(c"/dev/zero").unwrap())
+    }
+
+    /// The same over a file whose first page is the descriptors'.
+    pub(super) fn queue_over<M: Mode>(char_device: Fd) -> Queue<M> {
         let mut info = ublksrv_ctrl_dev_info::default();
         (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes) = (1, 4, 512 << 10);
-        let (id, zero) = (QueueId::new(0), Fd::open(c"/dev/zero").unwrap());
+        let id = QueueId::new(0);
         Queue {
             ring_fd: -1,
             state: RefCell::new(State::over(Ring::fake(), None)),
             unanswered: Cell::new(0),
             unmoved_shared: Cell::new(0),
-            descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
+            descriptors: Descriptors::map(&char_device, &DeviceInfo::from_raw(info), id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),
             table: Table::map(4, 0).unwrap(),
             shares: None,
@@ -1538,7 +1600,7 @@ pub(crate) mod tests {
             depth: 4,
             largest: 512 << 10,
             overlays: Overlays::default(),
-            char_device: zero,
+            char_device,
             id,
             mode: PhantomData,
         }

@@ -22,10 +22,11 @@ use crate::device_info::{DeviceInfo, NewDevice};
 use crate::errno::Errno;
 use crate::error::{Command, Error, SystemCall};
 use crate::features::Features;
+use crate::hosting::BufferLock;
 use crate::id::QueueId;
 use crate::mode::{self, Mode};
 use crate::params::Params;
-use crate::queue::{Event, PreparedQueue, Request};
+use crate::queue::{Event, PreparedQueue, Request, RingOperation};
 use crate::signals::Signals;
 use daemon::{Daemon, MAX_QUEUES, Report, Shared};
 use session::Session;
@@ -104,6 +105,15 @@ pub struct Server<M: Mode = mode::Copy> {
     patience: Duration,
     pinned: bool,
     threads: Option<u16>,
+    hosting: Hosting,
+}
+
+/// What is done to the threads and the queues of a server beyond what they need.
+#[derive(Clone, Copy, Debug)]
+struct Hosting {
+    io_flusher: bool,
+    lock: Option<BufferLock>,
+    operations: Option<&'static [RingOperation]>,
 }
 
 static_assertions::assert_impl_all!(Server: Send, Sync);
@@ -151,6 +161,7 @@ impl<M: Mode> Server<M> {
             patience: PATIENCE,
             pinned: false,
             threads: None,
+            hosting: Hosting { io_flusher: false, lock: None, operations: None },
         }
     }
 
@@ -223,6 +234,27 @@ impl<M: Mode> Server<M> {
         self
     }
 
+    /// Marks each thread that serves as part of the I/O of a disk ([`hosting::mark_io_flusher`](crate::hosting::mark_io_flusher)), which
+    /// needs `CAP_SYS_RESOURCE`.
+    pub const fn io_flusher(mut self) -> Server<M> {
+        self.hosting.io_flusher = true;
+        self
+    }
+
+    /// Has the buffers of each queue stay in memory ([`PreparedQueue::lock_buffers`]), which needs `CAP_IPC_LOCK`, or a
+    /// `RLIMIT_MEMLOCK` that is enough for all of them.
+    pub const fn lock_buffers(mut self, when: BufferLock) -> Server<M> {
+        self.hosting.lock = Some(when);
+        self
+    }
+
+    /// Has the kernel let the queues' rings do what the queues need, and these operations for the target, and nothing else
+    /// ([`PreparedQueue::restrict`]).
+    pub const fn restrict(mut self, operations: &'static [RingOperation]) -> Server<M> {
+        self.hosting.operations = Some(operations);
+        self
+    }
+
     /// Adds the device, serves it until it is to stop, stops it and deletes it.
     ///
     /// `target` answers each request, or [detaches](Request::detach) it for another thread to answer; the threads of all queues
@@ -250,7 +282,8 @@ impl<M: Mode> Server<M> {
     /// - those of [`Device::recover`] and [`Device::take_over`]; [`SystemCall::Fsync`]: what was in the page cache of a device
     ///   that outlives its server could not be written back before it was stopped;
     /// - [`Error::System`] with [`SystemCall::Thread`], [`SystemCall::Eventfd`], [`SystemCall::Signalfd`],
-    ///   [`SystemCall::SetAffinity`].
+    ///   [`SystemCall::SetAffinity`]; and of what else was asked for, [`SystemCall::IoFlusher`], [`SystemCall::LockMemory`],
+    ///   [`SystemCall::Restrict`].
     pub fn run<T, S>(self, target: T, started: S) -> Result<Stopped, Error>
     where
         T: Fn(Request<'_, M>) + Sync,
@@ -310,7 +343,7 @@ impl<M: Mode> Server<M> {
             Origin::TakenOver(found) => Device::take_over(control, found, &self.device)?,
         };
         device.control().set_stop_patience(self.patience);
-        let mut daemons = daemons(&mut device, self.threads, prepare)?;
+        let mut daemons = daemons(&mut device, self.threads, self.hosting, prepare)?;
         if self.pinned {
             let id = device.info().id();
             for daemon in &mut daemons {
@@ -374,6 +407,7 @@ impl<M: Mode> Server<M> {
 fn daemons<M: Mode, P>(
     device: &mut Device<M>,
     threads: Option<u16>,
+    hosting: Hosting,
     prepare: impl Fn(&mut PreparedQueue<M>) -> Result<P, Error>,
 ) -> Result<Vec<Daemon<M, P>>, Error> {
     let (queues, depth) = (device.info().queues(), device.info().depth());
@@ -382,8 +416,15 @@ fn daemons<M: Mode, P>(
     if threads == 0 || usize::from(queues.div_ceil(threads)) > MAX_QUEUES {
         return Err(Error::Invalid { what: "a server has a thread at least, and each serves at most 63 queues" });
     }
-    let mut all: Vec<Daemon<M, P>> = (0..threads).map(|_| Daemon { queues: Vec::new(), cpus: None }).collect();
+    let mut all: Vec<Daemon<M, P>> =
+        (0..threads).map(|_| Daemon { queues: Vec::new(), cpus: None, io_flusher: hosting.io_flusher }).collect();
     let mut give = |number: usize, mut queue: PreparedQueue<M>| -> Result<(), Error> {
+        if let Some(when) = hosting.lock {
+            queue.lock_buffers(when)?;
+        }
+        if let Some(operations) = hosting.operations {
+            queue.restrict(operations)?;
+        }
         let own = prepare(&mut queue)?;
         let count = all.len().max(1);
         if let Some(daemon) = all.get_mut(number % count) {

@@ -516,6 +516,28 @@ pub(crate) const PUNCH_HOLE: c_int = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_F
 #[cfg(feature = "std")]
 pub(crate) const ZERO_RANGE: c_int = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
+/// `mlock2(2)`: the memory at `address` stays in memory, all of it or, `lazily`, what is used of it.
+///
+/// # Safety
+///
+/// The `len` bytes at `address` are one mapping that the caller owns.
+pub(crate) unsafe fn lock_memory(address: NonNull<u8>, len: usize, lazily: bool) -> Result<(), Errno> {
+    // MLOCK_ONFAULT, which not every libc has.
+    let flags = u32::from(lazily);
+    // SAFETY: the caller owns the mapping, of which no byte changes. The system call itself, as not every libc has the function.
+    let returned = unsafe { libc::syscall(libc::SYS_mlock2, address.as_ptr(), len, flags) };
+    counted(returned).map(|_| ())
+}
+
+/// `prctl(2)` with `PR_SET_IO_FLUSHER`, of the calling thread.
+pub(crate) fn set_io_flusher() -> Result<(), Errno> {
+    // PR_SET_IO_FLUSHER, which libc does not have.
+    const SET_IO_FLUSHER: c_int = 57;
+    // SAFETY: it takes numbers, and touches no memory of ours.
+    let returned = unsafe { libc::prctl(SET_IO_FLUSHER, 1, 0, 0, 0) };
+    if returned == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
 /// `getpid(2)`.
 pub(crate) fn process_id() -> u32 {
     // SAFETY: getpid always succeeds and touches no memory of ours.

@@ -26,6 +26,7 @@ pub fn command() -> Command {
             collect(),
             resize(),
             quiesce(),
+            udev_owner(),
             add(),
         ])
 }
@@ -234,6 +235,22 @@ fn quiesce() -> Command {
         )
         .after_long_help("Exit status: 0, or 1 where the driver refused; the reason stands on standard error.")
         .args([id(), timeout()])
+}
+
+fn udev_owner() -> Command {
+    Command::new("udev-owner")
+        .about("Gives a node of an unprivileged device to the user who added it: for a rule of udev's")
+        .long_about(
+            "Opens NODE, without following a link, asks the driver which device has the numbers of the open file, and gives \
+             that file to the user and group who added the device, if it is an unprivileged one (UBLK_F_UNPRIVILEGED_DEV). Any \
+             other node, whatever its name, is left alone. It is run by root, by udev: 61-ublk-owner.rules, beside this \
+             program's source, is such a rule.",
+        )
+        .after_long_help(
+            "Exit status: 0, also where there was nothing to do; 1 where NODE is no device, or the driver or the node \
+             refused, with the reason on standard error.",
+        )
+        .arg(Arg::new("NODE").required(true).value_parser(value_parser!(std::path::PathBuf)).help("/dev/ublkcN or /dev/ublkbN"))
 }
 
 const STOPPING: &str = "\

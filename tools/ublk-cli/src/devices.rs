@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is done with devices: `features`, `list`, `info`, `params`, `stop`, `delete`, `collect`, `resize`, `quiesce`, `add`.
+//! What is done with devices: `features`, `list`, `info`, `params`, `stop`, `delete`, `collect`, `resize`, `quiesce`, `udev-owner`, `add`.
 
 mod add;
 mod collect;
@@ -7,6 +7,7 @@ mod describe;
 mod features;
 mod holders;
 pub(crate) mod list;
+mod owner;
 mod stop;
 
 use std::io::{self, Write};
@@ -33,6 +34,7 @@ pub fn run(command: &str, matches: &ArgMatches) -> io::Result<u8> {
         "collect" => collect::run(matches, as_json),
         "resize" => patient(matches).and_then(|mut control| Ok(control.resize(id(matches), new_size(matches))?)),
         "quiesce" => patient(matches).and_then(|mut control| Ok(control.quiesce(id(matches), QUIESCING)?)),
+        "udev-owner" => matches.get_one::<std::path::PathBuf>("NODE").map_or(Ok(()), |node| owner::run(node)),
         _ => add::run(matches, as_json),
     };
     match done {
@@ -87,6 +89,10 @@ fn patient(matches: &ArgMatches) -> Result<Control, Failure> {
     let mut control = Control::open()?;
     control.set_patience(patience, patience);
     control.set_stop_patience(patience);
+    // A device that a user without privileges has added wants to be asked by the path of its node.
+    if list::is_unprivileged(&mut control, id(matches)) {
+        control.set_unprivileged(Some(id(matches)));
+    }
     Ok(control)
 }
 

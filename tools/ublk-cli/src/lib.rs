@@ -6,7 +6,7 @@
 //! | [`arguments`] | the whole command line, from which the manual page and the completions are made too |
 //! | [`explain`] | `explain`: what an SQE says, what the kernel would make of it, and what is wrong with it |
 //! | [`doctor`] | `doctor`: what stands between this machine and a working device |
-//! | [`devices`] | `features`, `list`, `info`, `params`, `stop`, `delete`, `collect`, `resize`, `quiesce`, `add` |
+//! | [`devices`] | `features`, `list`, `info`, `params`, `stop`, `delete`, `collect`, `resize`, `quiesce`, `udev-owner`, `add` |
 #![forbid(unsafe_code)]
 
 pub mod arguments;

@@ -21,14 +21,21 @@ use crate::vm::{self, Guest, Wanted};
 use crate::workspace;
 
 /// What tests call, beside the project's own programs.
-const TOOLS: [Program; 6] =
-    [packages::FIO, packages::MKE2FS, packages::E2FSCK, packages::MKFS_BTRFS, packages::BLKZONE, packages::BLKDISCARD];
+const TOOLS: [Program; 7] = [
+    packages::FIO,
+    packages::MKE2FS,
+    packages::E2FSCK,
+    packages::MKFS_BTRFS,
+    packages::BLKZONE,
+    packages::BLKDISCARD,
+    packages::STRACE,
+];
 
 /// Modules that a test loads if it needs them.
 const MODULES: [&str; 1] = ["btrfs"];
 
 /// Everything that `cargo xtask test` calls.
-pub(crate) const NEEDS: [Program; 12] = [
+pub(crate) const NEEDS: [Program; 13] = [
     packages::CC,
     packages::CXX,
     packages::MANDOC,
@@ -41,6 +48,7 @@ pub(crate) const NEEDS: [Program; 12] = [
     packages::MKFS_BTRFS,
     packages::BLKZONE,
     packages::BLKDISCARD,
+    packages::STRACE,
 ];
 
 /// How often a machine may be lost before anything ran in it.

@@ -25,6 +25,7 @@ pub(crate) const MKXFS: Program = Program { name: "mkfs.xfs", package: "xfsprogs
 pub(crate) const XFS_REPAIR: Program = Program { name: "xfs_repair", package: "xfsprogs" };
 pub(crate) const BLKDISCARD: Program = Program { name: "blkdiscard", package: "util-linux" };
 pub(crate) const FIO: Program = Program { name: "fio", package: "fio" };
+pub(crate) const STRACE: Program = Program { name: "strace", package: "strace" };
 pub(crate) const MANDOC: Program = Program { name: "mandoc", package: "mandoc" };
 pub(crate) const CXX: Program = Program { name: "c++", package: "g++" };
 pub(crate) const CC: Program = Program { name: "cc", package: "gcc" };

@@ -17,7 +17,7 @@ use core::time::Duration;
 use ublk_sys::{UBLK_FEATURES_LEN, UBLK_SHMEM_BUF_READ_ONLY, ublk_params, ublk_shmem_buf_reg, ublksrv_ctrl_dev_info};
 
 use crate::control::in_flight::{Starting, Stopping};
-use crate::control::{Control, Header};
+use crate::control::{Control, Header, PAYLOAD, TOO_LONG};
 use crate::deadline::Deadline;
 use crate::device_info::{DeviceInfo, NewDevice, State};
 use crate::errno::Errno;
@@ -33,8 +33,6 @@ use crate::units::{Sectors, u64_from};
 
 /// The most CPUs of a [`CpuSet`]: what Linux can be configured for on the largest machines.
 const MAX_CPUS: usize = 8192;
-
-const TOO_LONG: Error = Error::Invalid { what: "a control command's buffer has at most 8192 bytes" };
 
 /// How long an id may take to become free after its device is gone.
 const FREEING_PATIENCE: Duration = Duration::from_secs(1);
@@ -96,12 +94,12 @@ impl fmt::Debug for CpuSet {
 }
 
 impl Control {
-    /// Puts `value` at the start of the buffer, for a command that reads it or writes over it.
+    /// Puts `value` into the buffer, for a command that reads it or writes over it.
     fn lend<T: Plain>(&self, value: T) -> Result<Header, Error> {
         let len = const { lent_len::<T>() };
         // The buffer is larger than any T that is lent, and page-aligned.
-        self.buffer()?.write(0, value).ok_or(TOO_LONG)?;
-        Ok(Header { len, ..Header::default() })
+        self.buffer()?.write(PAYLOAD, value).ok_or(TOO_LONG)?;
+        Ok(Header { len, buffer_offset: PAYLOAD, ..Header::default() })
     }
 
     /// What stands in the buffer at `offset` after the command.
@@ -127,7 +125,7 @@ impl Control {
         const { assert!(lent_len::<u64>() == UBLK_FEATURES_LEN) };
         let header = self.lend(0_u64)?;
         self.send(Command::GET_FEATURES, header, self.patience)?;
-        let offered = Features::from_bits(self.take(0)?);
+        let offered = Features::from_bits(self.take(PAYLOAD)?);
         self.offered = Some(offered);
         Ok(offered)
     }
@@ -170,7 +168,8 @@ impl Control {
                 Err(_) => syscall::sleep(Duration::from_millis(5)),
             }
         }
-        let info = DeviceInfo::from_raw(self.take::<ublksrv_ctrl_dev_info>(0)?);
+        let info = DeviceInfo::from_raw(self.take::<ublksrv_ctrl_dev_info>(PAYLOAD)?);
+        self.unprivileged = info.features().contains(Features::UNPRIVILEGED_DEV).then(|| info.id());
         if let Err(error) = check_added(&sent, &info, device.asked_features()) {
             // Nobody else knows of it yet. If this fails too, the first error says more.
             let _ = self.delete(info.id());
@@ -204,7 +203,7 @@ impl Control {
     pub fn info(&mut self, id: DeviceId) -> Result<DeviceInfo, Error> {
         let header = Header { device: Some(id), ..self.lend(ublksrv_ctrl_dev_info::default())? };
         self.send(Command::GET_DEV_INFO, header, self.patience)?;
-        self.take(0).map(DeviceInfo::from_raw)
+        self.take(PAYLOAD).map(DeviceInfo::from_raw)
     }
 
     /// Describes the device whose char device is at `path`. Of an unprivileged device whoever can read the node may ask so;
@@ -283,7 +282,7 @@ impl Control {
         asked.len = u32::from(const { lent_len::<ublk_params>() });
         let header = Header { device: Some(id), ..self.lend(asked)? };
         self.send(Command::GET_PARAMS, header, self.patience)?;
-        self.take(0).map(Params::from_driver)
+        self.take(PAYLOAD).map(Params::from_driver)
     }
 
     /// Starts a device: `/dev/ublkbN` exists when this returns.
@@ -487,10 +486,11 @@ impl Control {
             device: Some(id),
             len: const { lent_len::<CpuSet>() },
             data: queue.raw().into(),
+            buffer_offset: PAYLOAD,
             ..Header::default()
         };
         self.send(Command::GET_QUEUE_AFFINITY, header, self.patience)?;
-        self.buffer()?.read_bytes(0, &mut cpus.bytes).ok_or(TOO_LONG)?;
+        self.buffer()?.read_bytes(PAYLOAD, &mut cpus.bytes).ok_or(TOO_LONG)?;
         Ok(cpus)
     }
 
@@ -655,6 +655,7 @@ mod tests {
             stop_patience: Duration::ZERO,
             offered: None,
             last: None,
+            unprivileged: None,
         };
         // Nobody serves the ring.
         assert!(matches!(send(&mut control), Err(Error::System { .. })));
@@ -667,6 +668,38 @@ mod tests {
             control.buffer.read_bytes(offset, &mut buffer).unwrap();
         }
         [sqe, buffer]
+    }
+
+    #[test]
+    fn a_command_to_an_unprivileged_device_has_the_path_of_its_node_in_front_of_what_it_lends() {
+        let id = DeviceId::new(1_048_575);
+        for other in [None, Some(DeviceId::new(7))] {
+            let [sqe, buffer] = sent(|control| {
+                control.set_unprivileged(other);
+                control.stop(id)
+            });
+            assert_eq!((&sqe[54..56], &sqe[72..74], buffer.len()), (&[0, 0][..], &[0, 0][..], 0));
+        }
+        let path = b"/dev/ublkc1048575\0";
+        let [sqe, buffer] = sent(|control| {
+            control.set_unprivileged(Some(id));
+            control.stop(id)
+        });
+        assert_eq!((&*buffer, &sqe[72..74]), (&path[..], &[18, 0][..]));
+        let [sqe, buffer] = sent(|control| {
+            control.set_unprivileged(Some(id));
+            control.params(id)
+        });
+        assert_eq!((&buffer[..18], &sqe[72..74]), (&path[..], &[18, 0][..]));
+        assert_eq!(buffer.len(), 18 + size_of::<ublk_sys::ublk_params>());
+        // The payload, which says its own length, right behind the path.
+        assert_eq!(buffer[18..22], u32::try_from(size_of::<ublk_sys::ublk_params>()).unwrap().to_ne_bytes());
+        // A path of one's own stays.
+        let [_, buffer] = sent(|control| {
+            control.set_unprivileged(Some(id));
+            control.info_at(id, c"/dev/other")
+        });
+        assert!(buffer.starts_with(b"/dev/other\0"));
     }
 
     macro_rules! assert_golden {

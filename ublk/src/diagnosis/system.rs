@@ -154,6 +154,27 @@ rules! {
             "no more threads are allowed",
             "raise RLIMIT_NPROC (ulimit -u), pids.max of the control group, or sysctl kernel.threads-max";
     }
+    Attempt::System(SystemCall::IoFlusher), "SYSCALL_DEFINE5(prctl)" {
+        EPERM, "hosting.io-flusher", |_| certainly(true),
+            "the thread has no CAP_SYS_RESOURCE in the initial user namespace",
+            "give it that right: AmbientCapabilities=CAP_SYS_RESOURCE in a unit file";
+    }
+    Attempt::System(SystemCall::LockMemory), "do_mlock" {
+        EPERM, "hosting.lock-forbidden", |_| certainly(true),
+            "the process has no CAP_IPC_LOCK, and without it may lock nothing (RLIMIT_MEMLOCK is 0)",
+            "give it that right, or raise RLIMIT_MEMLOCK: LimitMEMLOCK= in a unit file";
+        ENOMEM, "hosting.lock-limit", |_| certainly(true),
+            "the process has no CAP_IPC_LOCK, and without it may lock no more (RLIMIT_MEMLOCK)",
+            "give it that right, or raise RLIMIT_MEMLOCK: LimitMEMLOCK= in a unit file";
+        EAGAIN, "hosting.lock-memory", |_| certainly(true),
+            "there is not so much memory",
+            "have fewer or smaller buffers, or more memory, also in the control group of this process";
+    }
+    Attempt::System(SystemCall::OomScore), "__set_oom_adj" {
+        EACCES, "hosting.oom-score", |_| certainly(true),
+            "it would get smaller, and the process has no CAP_SYS_RESOURCE in the initial user namespace",
+            "give it that right, or have it set from outside: OOMScoreAdjust= in a unit file";
+    }
     Attempt::Descriptor, "alloc_fd" {
         EMFILE, "descriptors.process", |_| certainly(true),
             "this process has as many descriptors as it may",

@@ -22,6 +22,7 @@ use ublk_sys::{
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent};
 use crate::features::Features;
+use crate::hosting::BufferLock;
 use crate::id::{QueueId, Tag};
 use crate::mapping::Mapping;
 use crate::mode::{Data, Mode};
@@ -323,6 +324,9 @@ pub(super) struct Batch {
 
 const _: () = assert!(FETCHES == 2);
 
+/// Locks what there is of a batch only once it is on a ring.
+type LockRest = fn(&Batch) -> Result<(), Error>;
+
 /// What a [`PreparedQueue`](super::PreparedQueue) has of it.
 #[derive(Debug)]
 pub(super) struct PreparedBatch {
@@ -330,11 +334,13 @@ pub(super) struct PreparedBatch {
     pub(super) is_shared: bool,
     /// Tags that a fetch's buffer has room for; `None`: as the queue needs it.
     pub(super) room: Option<u16>,
+    /// What is still to be locked of a batch, where that was asked for.
+    lock: Option<LockRest>,
 }
 
 impl PreparedBatch {
     pub(super) fn map(depth: u16, form: Form, is_shared: bool) -> Result<PreparedBatch, Error> {
-        Ok(PreparedBatch { elements: Elements::map(depth, form)?, is_shared, room: None })
+        Ok(PreparedBatch { elements: Elements::map(depth, form)?, is_shared, room: None, lock: None })
     }
 
     /// Tells the driver of every tag of the queue, through a ring that is gone when this returns.
@@ -373,7 +379,23 @@ impl PreparedBatch {
             let buffers = ring.register_buffer_ring(FIRST_GROUP + index, 1, bytes, BufferUse::Piecewise)?;
             Ok(Fetch { buffers, filled: 0, stage: Stage::Idle, is_unsure: false })
         };
-        Ok(Batch { fetches: [fetch(0)?, fetch(1)?], ready: None, commits: Commits::over(self.elements), rearmed: 0 })
+        let (fetches, commits) = ([fetch(0)?, fetch(1)?], Commits::over(self.elements));
+        let batch = Batch { fetches, ready: None, commits, rearmed: 0 };
+        if let Some(lock) = self.lock {
+            lock(&batch)?;
+        }
+        Ok(batch)
+    }
+
+    /// Has the kernel leave the elements in memory, and the buffers of the fetches when those are made.
+    pub(super) fn lock(&mut self, when: BufferLock) -> Result<(), Error> {
+        self.elements.mapping.as_ref().map_or(Ok(()), |mapping| mapping.lock(when))?;
+        // A function, so that a program that locks nothing has no code for it.
+        self.lock = Some(match when {
+            BufferLock::Prefaulted => |batch| batch.lock(BufferLock::Prefaulted),
+            BufferLock::Lazy => |batch| batch.lock(BufferLock::Lazy),
+        });
+        Ok(())
     }
 }
 
@@ -383,6 +405,10 @@ fn refused(command: Command, queue: QueueId, tag: Tag, errno: Errno, sent: &ublk
 }
 
 impl Batch {
+    fn lock(&self, when: BufferLock) -> Result<(), Error> {
+        self.fetches.iter().try_for_each(|fetch| fetch.buffers.lock(when))
+    }
+
     /// Whether the driver may still write because of a command of this ring, or read its elements.
     pub(super) fn is_in_flight(&self) -> bool {
         self.commits.in_flight || self.fetches.iter().any(|fetch| fetch.stage == Stage::Armed)
@@ -552,7 +578,7 @@ impl<M: Mode> Queue<M> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{
         Batch, COMMIT_USER_DATA, Commits, Committed, Elements, FETCH_BIT, FIRST_GROUP, Fetch, Form, Half, Piece, Stage,
         fetch_sent,
@@ -646,6 +672,11 @@ mod tests {
     /// A queue whose first fetch is with a kernel that the test plays.
     fn in_batches() -> Queue {
         let queue = queue();
+        arm(&queue);
+        queue
+    }
+
+    pub(in crate::queue) fn arm(queue: &Queue) {
         let fetch = |group, stage| {
             let buffers = BufferRing::fake(group, 1, 8);
             Fetch { buffers, filled: 0, stage, is_unsure: false }
@@ -657,7 +688,12 @@ mod tests {
             rearmed: 0,
         };
         queue.state().unwrap().batch = Some(batch);
-        queue
+    }
+
+    /// A completion that brings these tags is there.
+    pub(in crate::queue) fn bring(queue: &Queue, tags: &[u16]) {
+        let completion = brings(queue, tags);
+        queue.state().unwrap().ring.bring(completion);
     }
 
     fn brings(queue: &Queue, tags: &[u16]) -> Completion {

@@ -14,6 +14,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
+use crate::hosting::BufferLock;
 use crate::id::Tag;
 use crate::mapping::Mapping;
 use crate::queue::mailbox::{LetterBox, Mailbox};
@@ -173,6 +174,11 @@ impl Memory {
         // SAFETY: the buffer of a tag of this queue lies within the owner's mapping (see `map_with`), which `self` keeps alive.
         let start = unsafe { owner.header.cast::<u8>().add(offset) };
         Some(TagBuffer { start, len })
+    }
+
+    /// Has the kernel leave this mapping in memory: not the buffers, where they are another's.
+    pub(super) fn lock(&self, when: BufferLock) -> Result<(), Error> {
+        self.header().mapping.lock(when)
     }
 
     /// Has the mapping of the buffers stay for ever, for a kernel that may still use them.

@@ -11,6 +11,7 @@
 use ublk_sys::UBLK_MAX_QUEUE_DEPTH;
 
 use crate::error::Error;
+use crate::hosting::BufferLock;
 use crate::id::Tag;
 use crate::mapping::Mapping;
 
@@ -38,6 +39,11 @@ const WORDS: usize = 64;
 const _: () = assert!(UBLK_MAX_QUEUE_DEPTH == 64 * 64);
 
 impl Pool {
+    /// Has the kernel leave it in memory.
+    pub(super) fn lock(&self, when: BufferLock) -> Result<(), Error> {
+        self.words.lock(when)
+    }
+
     /// A pool of this many buffers.
     pub(super) fn map(buffers: u16) -> Result<Pool, Error> {
         let pool = Pool { words: Mapping::anonymous(5 * WORDS * size_of::<u64>())? };

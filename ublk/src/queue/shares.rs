@@ -2,6 +2,7 @@
 //! The pieces of shared memory that a queue's ring has among its buffers.
 
 use crate::error::Error;
+use crate::hosting::BufferLock;
 use crate::id::SharedIndex;
 use crate::mapping::Mapping;
 use crate::queue::request::SharedPlace;
@@ -25,6 +26,11 @@ const IS_SHARED: u64 = 1 << 16;
 impl Shares {
     pub(super) fn map() -> Result<Shares, Error> {
         Ok(Shares { words: Mapping::anonymous(SLOT_BYTES * crate::units::usize_from(SHARED))? })
+    }
+
+    /// Has the kernel leave it in memory.
+    pub(super) fn lock(&self, when: BufferLock) -> Result<(), Error> {
+        self.words.lock(when)
     }
 
     fn slots() -> impl Iterator<Item = u16> {

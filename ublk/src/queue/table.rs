@@ -9,6 +9,7 @@
 use ublk_sys::io_uring_sqe;
 
 use crate::error::Error;
+use crate::hosting::BufferLock;
 use crate::id::Tag;
 use crate::mapping::{Mapping, Plain};
 use crate::units::usize_from;
@@ -183,6 +184,11 @@ impl Table {
     pub(super) fn map(depth: u16, slots: u16) -> Result<Table, Error> {
         let len = usize::from(depth) * stride(slots);
         Ok(Table { mapping: Some(Mapping::anonymous(len)?), depth, slots })
+    }
+
+    /// Has the kernel leave it in memory.
+    pub(super) fn lock(&self, when: BufferLock) -> Result<(), Error> {
+        self.mapping.as_ref().map_or(Ok(()), |mapping| mapping.lock(when))
     }
 
     fn read<T: Plain>(&self, place: usize) -> Option<T> {

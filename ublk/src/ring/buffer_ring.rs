@@ -7,6 +7,7 @@ use ublk_sys::{
 };
 
 use crate::error::{Error, SystemCall};
+use crate::hosting::BufferLock;
 use crate::ring::cq::Completion;
 use crate::ring::memory::BufferMemory;
 use crate::ring::provided::ProvidedQueue;
@@ -93,6 +94,11 @@ impl BufferRing {
         self.part = None;
         self.give(ring)?;
         self.provide_all()
+    }
+
+    /// Has the kernel leave the buffers in memory.
+    pub(crate) fn lock(&self, when: BufferLock) -> Result<(), Error> {
+        self.queue.memory.lock(when)
     }
 
     /// The group's number on its ring.

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU16, AtomicU32};
 use ublk_sys::{IORING_OFF_SQ_RING, IORING_OFF_SQES, io_uring_buf, io_uring_buf_ring, io_uring_cqe, io_uring_params};
 
 use crate::error::{Error, SystemCall};
+use crate::hosting::BufferLock;
 use crate::mapping::Mapping;
 use crate::ring::cq::Completion;
 use crate::ring::geometry::Geometry;
@@ -160,6 +161,11 @@ impl BufferMemory {
         let all = usize::from(entries).checked_mul(usize_from(buffer_bytes)).and_then(|all| all.checked_add(buffers));
         let mapping = ManuallyDrop::new(Mapping::anonymous(all.ok_or(too_large)?)?);
         Ok(BufferMemory { mapping, entries, buffers, buffer_bytes })
+    }
+
+    /// Has the kernel leave the buffers in memory.
+    pub(super) fn lock(&self, when: BufferLock) -> Result<(), Error> {
+        self.mapping.lock(when)
     }
 
     pub(super) fn entries(&self) -> u16 {

@@ -68,6 +68,12 @@ impl Restrictions {
         self
     }
 
+    /// Whether there was room for all rules.
+    #[cfg(test)]
+    pub(crate) fn is_complete(&self) -> bool {
+        self.rules().is_ok()
+    }
+
     /// All rules; an error where there were too many.
     pub(super) fn rules(&self) -> Result<&[io_uring_restriction], Error> {
         self.rules.get(..self.count).ok_or(Error::Invalid { what: "a ring has at most 32 restrictions" })

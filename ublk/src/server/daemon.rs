@@ -16,6 +16,7 @@ use std::vec::Vec;
 use crate::control::CpuSet;
 use crate::errno::Errno;
 use crate::error::{Error, Message};
+use crate::hosting;
 use crate::id::QueueId;
 use crate::mode::Mode;
 use crate::poll::poll;
@@ -129,6 +130,7 @@ pub(super) struct Daemon<M: Mode, P> {
     /// Each with what the target has of its own for it.
     pub(super) queues: Vec<(PreparedQueue<M>, P)>,
     pub(super) cpus: Option<CpuSet>,
+    pub(super) io_flusher: bool,
 }
 
 /// The most queues of a thread that has several: it polls their rings, and the bell that tells it to leave.
@@ -160,6 +162,9 @@ impl<M: Mode, P> Daemon<M, P> {
     {
         if let Some(cpus) = self.cpus {
             cpus.pin_thread()?;
+        }
+        if self.io_flusher {
+            hosting::mark_io_flusher()?;
         }
         let mut served = Served { queues: Vec::new(), rings };
         for (queue, own) in self.queues {

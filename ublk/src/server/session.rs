@@ -323,6 +323,8 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(Error::TimedOut { .. }) if shared.has_progressed(&mut before) => stopping.extend(),
+                // Of an unprivileged device, whose node is gone: somebody has deleted it.
+                Err(Error::Control { errno: Errno::ENOENT, .. }) => break,
                 Err(error) => return Err(error),
             }
             self.wakeups.wait_or(&shared.news, stopping.fd(), stopping.time_left(), false)?;

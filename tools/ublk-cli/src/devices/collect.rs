@@ -19,9 +19,13 @@ pub(super) fn run(matches: &ArgMatches, as_json: bool) -> Result<(), Failure> {
     let recoverable = matches.get_flag("recoverable");
     let wanted: Vec<DeviceId> = matches.get_many("ID").into_iter().flatten().copied().map(DeviceId::new).collect();
     let ids = if wanted.is_empty() { list::ids() } else { wanted };
-    let mut first: Vec<DeviceInfo> = Vec::new();
+    let (mut first, mut refused): (Vec<DeviceInfo>, _) = (Vec::new(), None);
     for id in ids {
-        first.extend(Orphan::find(id)?.map(|orphan| *orphan.info()));
+        // One that cannot be looked at is no reason to leave the others.
+        match Orphan::find(id) {
+            Ok(found) => first.extend(found.map(|orphan| *orphan.info())),
+            Err(error) => refused = Some(error),
+        }
     }
     if !first.is_empty() {
         thread::sleep(BETWEEN_LOOKS);
@@ -40,7 +44,8 @@ pub(super) fn run(matches: &ArgMatches, as_json: bool) -> Result<(), Failure> {
         let values = collected.iter().map(|(id, state, outcome)| {
             json!({ "id": id.raw(), "state": state, "deleted": outcome.is_some(), "number_free": *outcome == Some(DeletedId::Free) })
         });
-        return print_json(&values.collect());
+        print_json(&values.collect())?;
+        return refused.map_or(Ok(()), |error| Err(error.into()));
     }
     for (id, state, outcome) in collected {
         let said = match outcome {
@@ -50,5 +55,5 @@ pub(super) fn run(matches: &ArgMatches, as_json: bool) -> Result<(), Failure> {
         };
         writeln!(io::stdout(), "{id} {state} {said}")?;
     }
-    Ok(())
+    refused.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -163,6 +163,12 @@ pub(super) fn describe(control: &mut Control, id: DeviceId) -> Result<DeviceInfo
     described(control, id, first)
 }
 
+/// Whether a device was added by a user without privileges, as far as it can be told.
+pub(super) fn is_unprivileged(control: &mut Control, id: DeviceId) -> bool {
+    let info = describe(control, id);
+    info.is_ok_and(|info| info.features().contains(Features::UNPRIVILEGED_DEV))
+}
+
 /// A device that was added by a user without privileges is asked for by the path of its node, and refuses any other question.
 fn described(control: &mut Control, id: DeviceId, first: Result<DeviceInfo, Error>) -> Result<DeviceInfo, Error> {
     let Err(refusal @ Error::Control { errno: Errno::EINVAL, .. }) = first else { return first };

@@ -9,6 +9,7 @@ use std::vec::Vec;
 use super::{BufferMemory, Memory};
 use crate::error::Error;
 use crate::mapping::Mapping;
+use crate::ring::cq::Completion;
 use crate::ring::geometry::{Geometry, tests};
 use crate::ring::position::Position;
 use crate::ring::shared::Shared;
@@ -76,6 +77,11 @@ impl<K: Kind> Ring<K> {
         Ring::over(Fd::open(c"/dev/null").unwrap(), Shared::fake(size_of::<K::Entry>(), 0), None)
     }
 
+    /// A completion is there.
+    pub(crate) fn bring(&self, completion: Completion) {
+        self.shared.kernel().complete_with(completion);
+    }
+
     /// The bytes of the entries that are staged, the oldest first. They have not gone around the end.
     pub(crate) fn staged_bytes(&self) -> Vec<Vec<u8>> {
         let [_, entries] = self.shared.memory().bytes();
@@ -120,12 +126,18 @@ impl Kernel<'_> {
 
     /// Completes an operation. The caller knows that there is room.
     pub(in crate::ring) fn complete(&self, user_data: u64) {
+        self.complete_with(Completion { user_data, result: 0, flags: 0 });
+    }
+
+    /// As [`complete`](Kernel::complete), with whatever the completion says.
+    fn complete_with(&self, completion: Completion) {
         let memory = self.memory;
         let tail = Position::new(memory.completion_tail().load(Ordering::Relaxed));
         let slot = usize::try_from(tail.slot(memory.completion_entries() - 1)).unwrap();
         let place = memory.geometry.completions + slot * 16;
-        memory.rings.write(place, user_data).unwrap();
-        memory.rings.write(place + 8, 0_u64).unwrap();
+        let ([r0, r1, r2, r3], [f0, f1, f2, f3]) = (completion.result.to_ne_bytes(), completion.flags.to_ne_bytes());
+        memory.rings.write(place, completion.user_data).unwrap();
+        memory.rings.write(place + 8, u64::from_ne_bytes([r0, r1, r2, r3, f0, f1, f2, f3])).unwrap();
         memory.completion_tail().store(tail.advanced(1).raw(), Ordering::Release);
     }
 
