@@ -9,6 +9,7 @@
 //! | `torn N` | block N holds parts of writes |
 //! | `file N` | file N was found whole in the file system |
 //! | `bad N` | it was found, and is not what was written |
+//! | `unmountable` | the file system cannot be mounted any more |
 //! | `fsck STATUS` | what e2fsck found, after the journal was replayed |
 //! | `found` | that was all that there is |
 //! | `w N WRITE` | the write was acknowledged |
@@ -58,7 +59,11 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     }
     fs::create_dir_all("/tmp/files").context(|| "cannot make a folder".to_owned())?;
     // The mount replays the journal.
-    done("mount", &["-t", "ext4", &files, "/tmp/files"])?;
+    if let Err(failure) = done("mount", &["-t", "ext4", &files, "/tmp/files"]) {
+        println!("unmountable\nfound");
+        eprintln!("{failure}");
+        return write_blocks(&blocks);
+    }
     let next = found_files(Path::new("/tmp/files"))?;
     done("umount", &["/tmp/files"])?;
     let checked =

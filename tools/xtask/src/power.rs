@@ -104,11 +104,10 @@ struct Judged {
 
 /// Cuts the power so often while that program serves.
 fn cut(kernel: &Kernel, server: &str, cuts: u64, seed: u64) -> Result<Judged> {
-    let mut programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
-    programs.retain(|program| program.target == server);
+    let programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
     let machine = vm::Wanted { disks: vec![1 << 30], modules: vec!["ext4"], ..vm::Wanted::default() };
     let mut guest = Guest::new(kernel, &machine)?;
-    for program in &programs {
+    for program in programs.iter().filter(|program| program.target == server) {
         guest.files.program_on_path(&program.path)?;
     }
     for tool in [packages::MKE2FS, packages::E2FSCK] {
@@ -192,6 +191,10 @@ impl Truth {
             // One that was not synced may be there in parts.
             "bad" if self.files.contains(&number(1)) => {
                 self.lost.push(format!("file {} was synced, and is not whole", number(1)))
+            }
+            "unmountable" => {
+                self.lost.push("the file system cannot be mounted any more".to_owned());
+                self.files.clear();
             }
             "fsck" if number(1) != 0 => self.lost.push(format!("e2fsck says {}", number(1))),
             _ => {}
