@@ -264,10 +264,11 @@ use crate::device_info::{DeviceInfo, Shape};
 use crate::errno::Errno;
 use crate::error::{Command, Error, Sent, SystemCall};
 use crate::features::Features;
-use crate::id::{QueueId, Tag};
+use crate::id::{QueueId, SharedIndex, Tag};
 use crate::mode::{self, Data, Mode};
 use crate::overlays::Overlays;
 use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
+use crate::shared_memory::SharedMemory;
 use crate::syscall::{self, Fd};
 use crate::units::{Sectors, usize_from};
 use batch::{Batch, Elements, Form, Piece, PreparedBatch};
@@ -277,7 +278,7 @@ use memory::{Memory, TagBuffer};
 use operating::OPERATION_BIT;
 use pool::Pool;
 use request::{Held, Moved, Work, failed};
-use shares::{SHARED, Shares};
+use shares::{NOT_SHARED, SHARED, Shares};
 use table::{Mark, Table};
 use tag_set::TagSet;
 
@@ -553,10 +554,36 @@ impl<M: Mode> PreparedQueue<M> {
         Ok(RingFile { ring: self.ring.fd().raw(), index })
     }
 
+    /// As [`Queue::register_shared`], before the queue is fetched: then no request comes whose data the ring cannot find.
+    ///
+    /// Every part of a queue that is [split](PreparedQueue::split_off) or [shared](PreparedQueue::share) has a ring of its own, and so
+    /// its own registrations.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::register_shared`].
+    ///
+    /// # Kernel
+    ///
+    /// As there.
+    pub fn register_shared(&mut self, index: SharedIndex, memory: &SharedMemory) -> Result<(), Error> {
+        let (ring, depth) = (&self.ring, self.info.depth());
+        self.shares
+            .as_ref()
+            .ok_or(NOT_SHARED)?
+            .add(index, memory, |slot, address, len| ring.set_buffer(u32::from(depth) + u32::from(slot), address, len))
+    }
+
     /// The queue's number.
     #[must_use]
     pub const fn id(&self) -> QueueId {
         self.id
+    }
+
+    /// The device that it is a queue of.
+    #[must_use]
+    pub const fn device(&self) -> &DeviceInfo {
+        &self.info
     }
 
     /// Makes the calling thread the daemon of every tag of the queue, by fetching each. In batches there are no daemons: it is one of the

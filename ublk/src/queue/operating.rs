@@ -26,6 +26,7 @@ use crate::id::{SharedIndex, Tag};
 use crate::mode::{Data, Mode};
 use crate::queue::operations::Completed;
 use crate::queue::request::{Held, Moved, Operation, Request, SharedPlace, Work, failed};
+use crate::queue::shares::NOT_SHARED;
 use crate::queue::table::{Mark, Record, SEGMENTS, Segment, Table};
 use crate::queue::{NO_TAG, Queue, State, push, words};
 use crate::ring::{Completion, Op, OpFile};
@@ -50,9 +51,6 @@ pub(super) struct Place {
     /// The entry of the ring's table of buffers, where it is in one; else in the tag's buffer.
     pub(super) buffer: Option<u16>,
 }
-
-const NOT_SHARED: Error =
-    Error::Invalid { what: "memory is shared with a device that has UBLK_F_SHMEM_ZC, under its number" };
 
 /// Makes an operation on memory of this process: of a file, from an offset on, at an address, of a length.
 type Plain<'f> = unsafe fn(OpFile<'f>, u64, u64, u32) -> Op;
@@ -199,12 +197,10 @@ impl<M: Mode> Queue<M> {
     /// `IORING_REGISTER_BUFFERS_UPDATE` (Linux 5.13).
     pub fn register_shared(&self, index: SharedIndex, memory: &SharedMemory) -> Result<(), Error> {
         let shares = self.shares.as_ref().ok_or(NOT_SHARED)?;
-        let slot = shares.free(index).ok_or(Error::Invalid { what: "a queue has 64 pieces of memory, each once" })?;
-        let address = memory.address().ok_or(NOT_SHARED)?;
-        let len = u64_from(memory.len_bytes());
-        self.state()?.ring.set_buffer(u32::from(self.depth) + u32::from(slot), address, len)?;
-        shares.set(slot, index, address, len);
-        Ok(())
+        let state = self.state()?;
+        shares.add(index, memory, |slot, address, len| {
+            state.ring.set_buffer(u32::from(self.depth) + u32::from(slot), address, len)
+        })
     }
 
     /// Takes back what [`register_shared`](Queue::register_shared) gave. Operations that are under way on it go on.

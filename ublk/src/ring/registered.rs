@@ -25,6 +25,14 @@ fn update_file(ring: &Fd, index: u32, file: Option<&Fd>) -> Result<(), Error> {
     }
 }
 
+fn update_buffer(ring: &Fd, index: u32, address: u64, len: u64) -> Result<(), Error> {
+    match syscall::update_buffer(ring, index, address, len) {
+        Ok(1) => Ok(()),
+        Ok(other) => Err(Error::Implausible { what: "the count of changed buffers, of one", value: other.into() }),
+        Err(errno) => Err(SystemCall::RegisterBuffers.failed(errno)),
+    }
+}
+
 impl DisabledRing {
     /// Gives the ring a table of `count` slots for files, all empty.
     ///
@@ -79,6 +87,14 @@ impl DisabledRing {
     /// `io_uring_register_buffers_sparse()`.
     pub fn register_buffers(&self, count: u32) -> Result<(), Error> {
         register_sparse(&self.fd, Registered::Buffers, count)
+    }
+
+    /// Puts memory of this process into a slot of the table of buffers, whose pages the kernel pins until the slot is emptied or the
+    /// ring has ended: `len` bytes at `address`.
+    ///
+    /// In liburing: `io_uring_register_buffers_update_tag()`.
+    pub(crate) fn set_buffer(&self, index: u32, address: u64, len: u64) -> Result<(), Error> {
+        update_buffer(&self.fd, index, address, len)
     }
 
     /// Gives the ring `count` buffers, a power of two up to 32,768, each of `buffer_bytes`, as the group `group`, which
@@ -158,16 +174,9 @@ impl Ring<Local> {
         register_sparse(&self.fd, Registered::Buffers, count)
     }
 
-    /// Puts memory of this process into a slot of the table of buffers, whose pages the kernel pins until the slot is emptied or the
-    /// ring has ended: `len` bytes at `address`.
-    ///
-    /// In liburing: `io_uring_register_buffers_update_tag()`.
+    /// As [`DisabledRing::set_buffer`].
     pub(crate) fn set_buffer(&self, index: u32, address: u64, len: u64) -> Result<(), Error> {
-        match syscall::update_buffer(&self.fd, index, address, len) {
-            Ok(1) => Ok(()),
-            Ok(other) => Err(Error::Implausible { what: "the count of changed buffers, of one", value: other.into() }),
-            Err(errno) => Err(SystemCall::RegisterBuffers.failed(errno)),
-        }
+        update_buffer(&self.fd, index, address, len)
     }
 
     /// Empties a slot of the table of buffers.
