@@ -2,8 +2,8 @@
 //! A disk that is a file, or another block device.
 //!
 //! ```text
-//! loop [--mode auto|copy|user-copy|zero-copy|auto-register] [--direct auto|on|off] [--queues N] [--depth N] [--max-io BYTES]
-//!      [--read-only] [--id N] FILE
+//! loop [--mode auto|copy|get-data|user-copy|zero-copy|auto-register] [--batch] [--shared-memory BYTES] [--direct auto|on|off]
+//!      [--queues N] [--threads N] [--depth N] [--max-io BYTES] [--read-only] [--id N] FILE
 //! ```
 //!
 //! It prints the path of the block device once that can be used, then how the data goes and why so, and serves until SIGINT or
@@ -16,35 +16,45 @@
 //!   Where a file is shortened while it is served, what is missing reads as zeroes, and a write makes it longer again.
 //! - A discard punches a hole in a file, and discards on a block device. What is behind the disk need not be able to do either: the
 //!   client then gets EOPNOTSUPP, as from any disk that cannot, or the block layer writes zeroes.
+//! - With `--shared-memory` it makes a memfd, and says where a client finds that. What a client reads into that memory, or writes from
+//!   it, past the page cache, goes between it and the file: nobody copies it, whatever the mode is.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 mod backing;
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use backing::choice::Choice;
+use backing::choice::{Choice, need};
 use backing::syncs::{Syncs, Verdict};
 use backing::{Backing, Direct, parse_bytes};
 use ublk::mode::{self, Mode};
 use ublk::{
-    Cache, Completed, Control, DeviceId, Errno, Event, NewDevice, Operation, Params, Request, RequestFlags, RingFile,
-    Sectors, Server,
+    Cache, Completed, Control, DeviceId, Errno, Event, Features, NewDevice, Operation, Params, PreparedQueue, Request,
+    RequestFlags, RingFile, Sectors, Server, SharedIndex, SharedMemory,
 };
 
 const USAGE: &str = "\
-usage: loop [--mode MODE] [--direct auto|on|off] [--queues N] [--depth N]
+usage: loop [--mode MODE] [--batch] [--shared-memory BYTES]
+            [--direct auto|on|off] [--queues N] [--threads N] [--depth N]
             [--max-io BYTES] [--read-only] [--id N] FILE
 
 A disk that is FILE, a file or a block device. Prints the path of the block
 device once it can be used, and serves until SIGINT or SIGTERM.
 
-  --mode MODE         how the data goes: copy, user-copy (Linux 6.5), zero-copy
-                      (6.15), auto-register (6.16), or the best there is (auto)
+  --mode MODE         how the data goes: copy, get-data, user-copy (Linux 6.5),
+                      zero-copy (6.15), auto-register (6.16), or the best there
+                      is (auto)
+  --batch             requests come and are answered many at a time (Linux 7.0)
+  --shared-memory BYTES[K|M]
+                      memory that clients can do their I/O from and to, so that
+                      nobody copies (Linux 7.1): up to 1024M
   --direct WHETHER    past the page cache: on, off, or where it can be (auto)
-  --queues N          hardware queues, a thread for each (1)
+  --queues N          hardware queues (1)
+  --threads N         threads that serve them (one for each queue)
   --depth N           requests that a queue holds at once (128)
   --max-io BYTES[K|M] the largest request, 4K to 32M (1M)
   --read-only         refuse writes
@@ -71,6 +81,8 @@ struct Target<'a> {
     syncs: Syncs<'a>,
     block_bytes: usize,
     is_device: bool,
+    /// How many requests had their data in shared memory, on all queues.
+    shared: &'a AtomicU64,
 }
 
 impl Target<'_> {
@@ -87,6 +99,9 @@ impl Target<'_> {
     fn begin<M: Mode>(&self, request: Request<'_, M>) {
         match request.operation() {
             Operation::READ | Operation::WRITE => {
+                if request.shared().is_some() {
+                    self.shared.fetch_add(1, Ordering::Relaxed);
+                }
                 let len = usize::try_from(request.len_bytes()).unwrap_or(usize::MAX);
                 self.transfer(request, 0..len);
             }
@@ -180,21 +195,31 @@ impl Target<'_> {
 struct Options {
     path: String,
     mode: Option<Choice>,
+    in_batches: bool,
+    shared_bytes: Option<usize>,
     direct: Direct,
     queues: u16,
+    threads: Option<u16>,
     depth: u16,
     max_io_bytes: u32,
     read_only: bool,
     id: Option<u32>,
 }
 
+/// What takes a value.
+const VALUED: [&str; 8] =
+    ["--mode", "--shared-memory", "--direct", "--queues", "--threads", "--depth", "--max-io", "--id"];
+
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
         let mut options = Options {
             path: String::new(),
             mode: None,
+            in_batches: false,
+            shared_bytes: None,
             direct: Direct::Auto,
             queues: 1,
+            threads: None,
             depth: 128,
             max_io_bytes: 1 << 20,
             read_only: false,
@@ -205,26 +230,31 @@ impl Options {
                 options.path = option;
                 continue;
             }
-            if option == "--read-only" {
-                options.read_only = true;
-                continue;
-            }
-            if !["--mode", "--direct", "--queues", "--depth", "--max-io", "--id"].contains(&option.as_str()) {
-                return Err(format!("unknown option {option}"));
-            }
-            let value = arguments.next().ok_or_else(|| format!("{option} needs a value"))?;
-            let bad = || format!("{option} {value} is nothing that it takes");
-            let number = || parse_bytes(&value).ok_or_else(bad);
             match option.as_str() {
-                "--mode" => options.mode = Choice::parse(&value).ok_or_else(bad)?,
-                "--direct" => options.direct = Direct::parse(&value).ok_or_else(bad)?,
-                "--queues" => options.queues = number()?.try_into().map_err(|_| bad())?,
-                "--depth" => options.depth = number()?.try_into().map_err(|_| bad())?,
-                "--max-io" => options.max_io_bytes = number()?.try_into().map_err(|_| bad())?,
-                _ => options.id = Some(number()?.try_into().map_err(|_| bad())?),
+                "--read-only" => options.read_only = true,
+                "--batch" => options.in_batches = true,
+                valued if VALUED.contains(&valued) => options.take(valued, arguments.next())?,
+                _ => return Err(format!("unknown option {option}")),
             }
         }
         if options.path.is_empty() { Err("which FILE?".to_owned()) } else { Ok(options) }
+    }
+
+    fn take(&mut self, option: &str, value: Option<String>) -> Result<(), String> {
+        let value = value.ok_or_else(|| format!("{option} needs a value"))?;
+        let bad = || format!("{option} {value} is nothing that it takes");
+        let number = || parse_bytes(&value).ok_or_else(bad);
+        match option {
+            "--mode" => self.mode = Choice::parse(&value).ok_or_else(bad)?,
+            "--shared-memory" => self.shared_bytes = Some(number()?.try_into().map_err(|_| bad())?),
+            "--direct" => self.direct = Direct::parse(&value).ok_or_else(bad)?,
+            "--queues" => self.queues = number()?.try_into().map_err(|_| bad())?,
+            "--threads" => self.threads = Some(number()?.try_into().map_err(|_| bad())?),
+            "--depth" => self.depth = number()?.try_into().map_err(|_| bad())?,
+            "--max-io" => self.max_io_bytes = number()?.try_into().map_err(|_| bad())?,
+            _ => self.id = Some(number()?.try_into().map_err(|_| bad())?),
+        }
+        Ok(())
     }
 }
 
@@ -257,23 +287,69 @@ fn params(backing: &Backing, choice: Choice) -> Result<Params, String> {
     Ok(params.write_zeroes(MOST))
 }
 
-fn serve<M: Mode>(options: &Options, backing: &Backing, choice: Choice, why: &str) -> Result<(), String> {
-    let device = NewDevice::new().mode::<M>().queues(options.queues).depth(options.depth);
+/// Memory that clients share.
+struct Shared {
+    memory: SharedMemory,
+    /// The device's number for it.
+    index: Cell<Option<SharedIndex>>,
+}
+
+impl Shared {
+    /// Before the device is started, so that no request comes whose data the ring does not find.
+    fn register<M: Mode>(&self, queue: &mut PreparedQueue<M>) -> Result<(), ublk::Error> {
+        let index = match self.index.get() {
+            Some(index) => index,
+            None => Control::open()?.register_shared(queue.device().id(), &self.memory)?,
+        };
+        self.index.set(Some(index));
+        queue.register_shared(index, &self.memory)
+    }
+}
+
+fn serve<M: Mode>(
+    device: NewDevice<M>,
+    options: &Options,
+    backing: &Backing,
+    choice: Choice,
+    why: &str,
+) -> Result<(), String> {
+    let device = device.queues(options.queues).depth(options.depth);
     let mut device = device.max_io_bytes(options.max_io_bytes).operations(1);
     if let Some(id) = options.id {
         device = device.id(DeviceId::new(id));
     }
+    let mut why = why.to_owned();
+    let mut shared = None;
+    if let Some(len) = options.shared_bytes {
+        let memory = SharedMemory::new(len).map_err(|error| format!("--shared-memory {len}: {error}"))?;
+        why += &format!("; clients share /proc/{}/fd/{}", std::process::id(), memory.fd().raw());
+        shared = Some(Shared { memory, index: Cell::new(None) });
+        device = device.features(Features::SHMEM_ZC);
+    }
+    if options.in_batches {
+        device = device.batch();
+        why += "; in batches";
+    }
     let block_bytes = usize::try_from(backing.block_bytes).map_err(|error| error.to_string())?;
-    let files = (0..options.queues).map(|_| backing.reopen()).collect::<Result<Vec<_>, _>>()?;
-    let lost = AtomicBool::new(false);
-    let stopped = Server::new(device, params(backing, choice)?)
-        .stop_on_signals()
+    // One for each queue or each thread, of whichever there are more: a queue that several threads serve is prepared for each of them.
+    let parts = options.queues.max(options.threads.unwrap_or(1));
+    let files = (0..parts).map(|_| backing.reopen()).collect::<Result<Vec<_>, _>>()?;
+    let prepared = Cell::new(0);
+    let (lost, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut server = Server::new(device, params(backing, choice)?).stop_on_signals();
+    if let Some(threads) = options.threads {
+        server = server.threads(threads);
+    }
+    let stopped = server
         .run_events(
-            // The driver gives no more queues than were asked for.
             |queue| {
-                let file = queue.register_file(&files[usize::from(queue.id().raw())])?;
+                // The driver gives no more queues than were asked for.
+                let file = queue.register_file(&files[prepared.replace(prepared.get() + 1)])?;
+                if let Some(shared) = &shared {
+                    shared.register(queue)?;
+                }
                 let syncs = Syncs::new(&lost, options.depth);
-                Ok(Target { file, syncs, block_bytes, is_device: backing.queue.is_some() })
+                Ok(Target { file, syncs, block_bytes, is_device: backing.queue.is_some(), shared: &count })
             },
             |target, event| target.answer(event),
             |device| {
@@ -282,6 +358,9 @@ fn serve<M: Mode>(options: &Options, backing: &Backing, choice: Choice, why: &st
             },
         )
         .map_err(|error| error.to_string())?;
+    if shared.is_some() {
+        println!("loop: {} requests in shared memory", count.load(Ordering::Relaxed));
+    }
     println!("loop: {stopped}");
     Ok(())
 }
@@ -289,6 +368,12 @@ fn serve<M: Mode>(options: &Options, backing: &Backing, choice: Choice, why: &st
 fn run(options: &Options) -> Result<(), String> {
     let offered = Control::open().and_then(|mut control| control.features()).map_err(|error| error.to_string())?;
     let (choice, why) = Choice::make(options.mode, offered)?;
+    if options.in_batches {
+        need("--batch", Features::BATCH_IO, offered)?;
+    }
+    if options.shared_bytes.is_some() {
+        need("--shared-memory", Features::SHMEM_ZC, offered)?;
+    }
     let backing = Backing::open(&options.path, options.direct, options.read_only)?;
     if backing.cut_bytes > 0 {
         eprintln!(
@@ -298,11 +383,17 @@ fn run(options: &Options) -> Result<(), String> {
     }
     let cache = if backing.is_direct { "past the page cache" } else { "through the page cache" };
     let why = format!("{why}; {cache}, blocks of {}", backing.block_bytes);
+    let (device, backing) = (NewDevice::new(), &backing);
     match choice {
-        Choice::AutoRegister => serve::<mode::AutoRegister>(options, &backing, choice, &why),
-        Choice::ZeroCopy => serve::<mode::ZeroCopy>(options, &backing, choice, &why),
-        Choice::UserCopy => serve::<mode::UserCopy>(options, &backing, choice, &why),
-        Choice::Copy => serve::<mode::Copy>(options, &backing, choice, &why),
+        Choice::AutoRegister => serve(device.mode::<mode::AutoRegister>(), options, backing, choice, &why),
+        Choice::ZeroCopy => serve(device.mode::<mode::ZeroCopy>(), options, backing, choice, &why),
+        Choice::UserCopy => serve(device.mode::<mode::UserCopy>(), options, backing, choice, &why),
+        Choice::Copy => serve(device, options, backing, choice, &why),
+        Choice::GetData => {
+            // What this mode is for: requests that have no buffer yet wait for one.
+            let device = device.mode::<mode::GetData>().buffers(options.depth.div_ceil(4));
+            serve(device, options, backing, choice, &why)
+        }
     }
 }
 
