@@ -32,15 +32,23 @@ macro_rules! judged {
 }
 
 judged! {
-    fio_finds_no_error_on_loop_in_copy_mode: "cell loop copy on 2 64 300";
-    fio_finds_no_error_on_loop_in_user_copy: "cell loop user-copy on 2 64 300";
-    fio_finds_no_error_on_loop_in_zero_copy: "cell loop zero-copy on 2 64 300";
-    fio_finds_no_error_on_loop_with_automatic_registration: "cell loop auto-register on 2 64 300";
-    fio_finds_no_error_on_loop_through_the_page_cache: "cell loop auto off 2 64 300";
-    fio_finds_no_error_on_a_stripe_in_copy_mode: "cell stripe copy on 2 64 300";
-    fio_finds_no_error_on_a_stripe_in_user_copy: "cell stripe user-copy on 2 64 300";
-    fio_finds_no_error_on_a_stripe_in_zero_copy: "cell stripe zero-copy on 2 64 300";
-    fio_finds_no_error_on_a_stripe_with_automatic_registration: "cell stripe auto-register on 2 64 300";
+    fio_finds_no_error_on_loop_in_copy_mode: "cells loop copy per-tag on 150 2:64";
+    fio_finds_no_error_on_loop_that_chooses_buffers: "cells loop get-data per-tag on 150 2:64";
+    fio_finds_no_error_on_loop_in_user_copy: "cells loop user-copy per-tag on 150 2:64";
+    fio_finds_no_error_on_loop_in_zero_copy: "cells loop zero-copy per-tag on 150 2:64";
+    fio_finds_no_error_on_loop_with_automatic_registration: "cells loop auto-register per-tag on 150 2:64";
+    fio_finds_no_error_on_loop_in_copy_mode_in_batches: "cells loop copy batch on 150 2:64";
+    what_chooses_buffers_is_refused_in_batches: "cells loop get-data batch on 150 2:64";
+    fio_finds_no_error_on_loop_in_user_copy_in_batches: "cells loop user-copy batch on 150 2:64";
+    fio_finds_no_error_on_loop_in_zero_copy_in_batches: "cells loop zero-copy batch on 150 2:64";
+    fio_finds_no_error_on_loop_with_automatic_registration_in_batches: "cells loop auto-register batch on 150 2:64";
+    fio_finds_no_error_on_loop_whose_memory_it_shares: "cells loop copy per-tag+shared on 150 2:64";
+    fio_finds_no_error_on_loop_whose_memory_it_shares_in_batches: "cells loop auto-register batch+shared on 150 2:64";
+    fio_finds_no_error_on_loop_through_the_page_cache: "cells loop auto per-tag off 150 2:64";
+    fio_finds_no_error_on_a_stripe_in_copy_mode: "cells stripe copy per-tag on 150 2:64";
+    fio_finds_no_error_on_a_stripe_in_user_copy: "cells stripe user-copy per-tag on 150 2:64";
+    fio_finds_no_error_on_a_stripe_in_zero_copy: "cells stripe zero-copy per-tag on 150 2:64";
+    fio_finds_no_error_on_a_stripe_with_automatic_registration: "cells stripe auto-register per-tag on 150 2:64";
     blkdiscard_gives_back_the_space_of_the_file: "discard auto";
     each_flush_and_each_fua_of_copy_mode_waits_for_an_fdatasync_of_the_ring: "durable copy";
     each_flush_and_each_fua_of_the_best_mode_waits_for_an_fdatasync_of_the_ring: "durable auto";
