@@ -137,6 +137,12 @@ fn what_a_client_shares_is_copied_by_nobody_but_the_target() {
                 _ => assert_eq!(request.cursor().write(bytes), bytes.len()),
             });
         }
+        is_served_from_shared_memory(device::<mode::GetData>().buffers(1), |request, bytes| {
+            match request.operation() {
+                Operation::WRITE => bytes.copy_from_slice(request.data()),
+                _ => assert_eq!(request.cursor().write(bytes), bytes.len()),
+            }
+        });
         for device in [device::<mode::UserCopy>(), device().batch()] {
             is_served_from_shared_memory(device, |request, bytes| match request.operation() {
                 Operation::WRITE => request.read_at(0, bytes).unwrap(),
@@ -180,6 +186,7 @@ fn operations_of_the_ring_reach_what_a_client_shares() {
         operations_reach_what_a_client_shares(&device, Registered::Before);
         operations_reach_what_a_client_shares(&device.batch(), Registered::WhileServed);
         operations_reach_what_a_client_shares(&device.batch(), Registered::Before);
+        operations_reach_what_a_client_shares(&device.mode::<mode::GetData>(), Registered::Before);
     }
 }
 
@@ -193,7 +200,7 @@ enum Registered {
 }
 
 /// The disk is a file, which operations of the ring read into and write from shared memory.
-fn operations_reach_what_a_client_shares(wanted: &NewDevice, when: Registered) {
+fn operations_reach_what_a_client_shares<M: Mode>(wanted: &NewDevice<M>, when: Registered) {
     let path = format!("/tmp/shared-{}", std::process::id());
     let file: File = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
     std::fs::remove_file(path).unwrap();

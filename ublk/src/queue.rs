@@ -279,7 +279,7 @@ use operating::OPERATION_BIT;
 use pool::Pool;
 use request::{Held, Moved, Work, failed};
 use shares::{NOT_SHARED, SHARED, Shares};
-use table::{Mark, Table};
+use table::{Mark, Record, Table};
 use tag_set::TagSet;
 
 /// Files that a queue's ring has room for.
@@ -942,6 +942,8 @@ impl<M: Mode> Queue<M> {
         if self.work(&descriptor).is_ok_and(|work| work.operation == Operation::READ) {
             return Ok(true);
         }
+        // Where the data is in shared memory the driver fetches nothing, and still puts the buffer's address in the place of where.
+        self.table.set_record(tag, Record { addr: descriptor.addr, ..Record::default() }).ok_or(NO_TAG)?;
         state.owned.remove(tag);
         self.stage(state, Command::NEED_GET_DATA, tag, 0)?;
         Ok(false)
@@ -968,7 +970,12 @@ impl<M: Mode> Queue<M> {
         let outside = ("tag", tag.raw().into());
         let descriptor = self.descriptors.read(tag).ok_or(outside)?;
         let work = self.work(&descriptor)?;
-        let shared = if work.has_data() { SharedPlace::of(work.flags, descriptor.addr) } else { None };
+        let addr = match M::DATA {
+            // Of a WRITE as it was before its data was fetched.
+            Data::Chosen if work.is_write() => self.table.record(tag).ok_or(outside)?.addr,
+            _ => descriptor.addr,
+        };
+        let shared = if work.has_data() { SharedPlace::of(work.flags, addr) } else { None };
         // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in flight (Q1),
         // and none is staged before the token of this request is answered, which consumes it: this TagBuffer is not used any
         // more then. Nor is any other of the tag (Q2). The token borrows this queue, or has a Memory of its own.
