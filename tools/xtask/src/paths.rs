@@ -73,7 +73,7 @@ impl Wanted {
     /// The script's arguments, behind the folder: a line for each thing that it is to do.
     fn steps(self) -> Vec<String> {
         let mut steps = vec!["head".to_owned()];
-        let (ios, shapes) = if self.full { (1000, SHAPES.join(" ")) } else { (400, SHAPES[3].to_owned()) };
+        let (ios, shapes) = if self.full { (600, SHAPES.join(" ")) } else { (400, SHAPES[3].to_owned()) };
         let mut cells = |server, mode, transport, direct| {
             steps.push(format!("cells {server} {mode} {transport} {direct} {ios} {shapes}"));
         };

@@ -68,10 +68,10 @@ start() {
     fi
     wait "$server" || true
     server=
-    refused=$(cat "$work/complaint")
+    refused=$(tail -n 1 "$work/complaint")
     case $refused in
         *"this driver has no"* | *UBLK_F_*" excludes "UBLK_F_*) return 1 ;;
-        *) fail "$* said: $refused" ;;
+        *) fail "$* said: $(cat "$work/complaint")" ;;
     esac
 }
 
