@@ -212,8 +212,8 @@ pub use params::{
 };
 pub use poll::poll;
 pub use queue::{
-    Answered, Completed, DetachedRequest, Event, Operation, Operations, PreparedQueue, Queue, ReadCursor, Request,
-    RequestFlags, RingFile, SharedPlace,
+    Answered, Completed, DetachedPages, DetachedRequest, Event, HelpedRequest, Helper, Operation, Operations,
+    PreparedHelper, PreparedQueue, Queue, ReadCursor, Request, RequestFlags, RingFile, SharedPlace,
 };
 pub use ring::Wake;
 #[cfg(feature = "std")]

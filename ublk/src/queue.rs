@@ -228,6 +228,7 @@
 mod atomic;
 mod batch;
 mod descriptors;
+mod helper;
 mod mailbox;
 mod memory;
 mod operating;
@@ -256,8 +257,9 @@ use ublk_sys::{
     ublksrv_io_desc,
 };
 
+pub use helper::{HelpedRequest, Helper, PreparedHelper};
 pub use operations::{Completed, Operations, RingFile};
-pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
+pub use request::{DetachedPages, DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
 
 use crate::char_device::CharDevice;
 use crate::device_info::{DeviceInfo, Shape};
@@ -309,8 +311,7 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     tags: Range<u16>,
     shape: Shape,
     ring: DisabledRing,
-    /// How many files the ring has, where it has a table of them.
-    files: Option<u32>,
+    files: Files,
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
@@ -321,6 +322,29 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     /// In the batch transport.
     batch: Option<PreparedBatch>,
     mode: PhantomData<M>,
+}
+
+/// How many files a ring has that is not enabled yet, where it has a table of them.
+#[derive(Clone, Copy, Debug)]
+struct Files(Option<u32>);
+
+impl Files {
+    const NONE: Files = Files(None);
+
+    fn register(&mut self, ring: &DisabledRing, file: &Fd) -> Result<RingFile, Error> {
+        let index = match self.0 {
+            Some(FILES) => return Err(Error::Invalid { what: "a queue's ring has at most 64 files" }),
+            Some(count) => count,
+            None => {
+                ring.register_files(FILES)?;
+                0
+            }
+        };
+        self.0 = Some(index);
+        ring.set_file(index, file)?;
+        self.0 = Some(index + 1);
+        Ok(RingFile { ring: ring.fd().raw(), index })
+    }
 }
 
 /// What of a queue a thread is to have.
@@ -415,7 +439,7 @@ impl<M: Mode> PreparedQueue<M> {
     pub fn share(&mut self) -> Result<PreparedQueue<M>, Error> {
         let alone = Error::Invalid { what: "a queue is served by several threads where its requests come in batches" };
         self.batch.as_mut().ok_or(alone)?.is_shared = true;
-        let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
+        let char_device = self.another_char_device()?;
         let (info, largest, all) = (&self.info, self.largest, Part::Shared(self.memory.beside()?));
         PreparedQueue::with_buffers(char_device, info, self.id, largest, self.shape, all)
     }
@@ -480,7 +504,7 @@ impl<M: Mode> PreparedQueue<M> {
             tags,
             shape,
             ring,
-            files: None,
+            files: Files::NONE,
             descriptors: Descriptors::map(&char_device, info, id)?,
             memory: shared.map_or_else(|| Memory::map(depth, buffer_len), Ok)?,
             table: Table::map(depth, operations)?,
@@ -514,7 +538,7 @@ impl<M: Mode> PreparedQueue<M> {
         }
         let start = self.tags.end.checked_sub(count).filter(|start| count > 0 && *start > self.tags.start);
         let start = start.ok_or(Error::Invalid { what: "a queue is split so that both parts have tags" })?;
-        let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
+        let char_device = self.another_char_device()?;
         let (info, largest, tags) = (&self.info, self.largest, Part::Tags(start..self.tags.end));
         let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, self.shape, tags)?;
         self.tags.end = start;
@@ -540,18 +564,11 @@ impl<M: Mode> PreparedQueue<M> {
     /// `IORING_REGISTER_FILES2` with `IORING_RSRC_REGISTER_SPARSE` (Linux 5.19), `IORING_REGISTER_FILES_UPDATE` (5.5). In liburing:
     /// `io_uring_register_files_sparse()`, `io_uring_register_files_update()`.
     pub fn register_file(&mut self, file: &Fd) -> Result<RingFile, Error> {
-        let index = match self.files {
-            Some(FILES) => return Err(Error::Invalid { what: "a queue's ring has at most 64 files" }),
-            Some(count) => count,
-            None => {
-                self.ring.register_files(FILES)?;
-                0
-            }
-        };
-        self.files = Some(index);
-        self.ring.set_file(index, file)?;
-        self.files = Some(index + 1);
-        Ok(RingFile { ring: self.ring.fd().raw(), index })
+        self.files.register(&self.ring, file)
+    }
+
+    fn another_char_device(&self) -> Result<Fd, Error> {
+        self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))
     }
 
     /// As [`Queue::register_shared`], before the queue is fetched: then no request comes whose data the ring cannot find.
@@ -609,6 +626,7 @@ impl<M: Mode> PreparedQueue<M> {
             ring_fd: ring.fd().raw(),
             state: RefCell::new(State::over(ring, batch)),
             unanswered: Cell::new(0),
+            info: self.info,
             descriptors: self.descriptors,
             memory: self.memory,
             table: self.table,
@@ -662,6 +680,7 @@ impl<M: Mode> PreparedQueue<M> {
 pub struct Queue<M: Mode = mode::Copy> {
     state: RefCell<State>,
     unanswered: Cell<u64>,
+    info: DeviceInfo,
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
@@ -1523,11 +1542,13 @@ pub(crate) mod tests {
         let mut info = ublksrv_ctrl_dev_info::default();
         (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes) = (1, 4, 512 << 10);
         let (id, zero) = (QueueId::new(0), Fd::open(c"/dev/zero").unwrap());
+        let info = DeviceInfo::from_raw(info);
         Queue {
             ring_fd: -1,
             state: RefCell::new(State::over(Ring::fake(), None)),
             unanswered: Cell::new(0),
-            descriptors: Descriptors::map(&zero, &DeviceInfo::from_raw(info), id).unwrap(),
+            info,
+            descriptors: Descriptors::map(&zero, &info, id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),
             table: Table::map(4, 0).unwrap(),
             shares: None,
