@@ -15,7 +15,7 @@ use std::thread;
 use harness::{Aligned, nodes, open_direct, quiet_device};
 use ublk::{
     Cache, Control, DeletedId, DetachedPages, Device, DeviceInfo, Errno, Error, Event, Fd, Features, HelpedRequest,
-    Helper, NewDevice, Operation, Params, PreparedHelper, PreparedQueue, QueueId, RingFile, Sectors, mode,
+    Helper, NewDevice, Operation, Params, PreparedQueue, QueueId, RingFile, Sectors, mode,
 };
 
 const SECTORS: u64 = 16384;
@@ -92,7 +92,7 @@ fn with_helpers(
     let mut device = Device::add(Control::open().unwrap(), wanted, &params()).unwrap();
     let info = *device.info();
     let queues: Vec<_> = (0..info.queues()).map(|id| device.queue(QueueId::new(id)).unwrap()).collect();
-    let helpers: Vec<(PreparedHelper, RingFile)> = (0..helpers)
+    let helpers: Vec<(Helper, RingFile)> = (0..helpers)
         .map(|_| {
             let mut helper = queues[0].helper().unwrap();
             let file = helper.register_file(&ours(file)).unwrap();
@@ -102,10 +102,9 @@ fn with_helpers(
     let (give, requests) = mpsc::channel();
     let requests = Mutex::new(requests);
     thread::scope(|scope| {
-        for (helper, file) in helpers {
+        for (mut helper, file) in helpers {
             let (requests, help) = (&requests, &help);
             scope.spawn(move || {
-                let mut helper = helper.enable().unwrap();
                 loop {
                     let next = requests.lock().unwrap().recv();
                     let Ok(request) = next else { return };
@@ -277,8 +276,7 @@ fn a_request_of_another_device_is_not_served_and_one_that_was_forgotten_keeps_no
             return help(helper, file, request);
         }
         match strange.lock().unwrap().take() {
-            Some(strange) => {
-                let mut strange = strange.enable().unwrap();
+            Some(mut strange) => {
                 let refused = strange.serve(request).unwrap_err();
                 assert!(matches!(refused, Error::Invalid { .. }), "{refused}");
             }
@@ -334,7 +332,6 @@ fn a_helper_that_outlives_its_queue_is_told_so_and_keeps_nobody_waiting_once_it_
         thread::spawn(move || open_direct(info.id()).write_all_at(&pattern(4096, 1), at))
     });
     let (first, second) = (requests.recv().unwrap(), requests.recv().unwrap());
-    let mut helper = helper.enable().unwrap();
     core::mem::forget(helper.serve(first).unwrap());
     let mut helped = helper.serve(second).unwrap();
     server.join().unwrap();

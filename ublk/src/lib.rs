@@ -213,7 +213,7 @@ pub use params::{
 pub use poll::poll;
 pub use queue::{
     Answered, Completed, DetachedPages, DetachedRequest, Event, HelpedRequest, Helper, Operation, Operations,
-    PreparedHelper, PreparedQueue, Queue, ReadCursor, Request, RequestFlags, RingFile, SharedPlace,
+    PreparedQueue, Queue, ReadCursor, Request, RequestFlags, RingFile, SharedPlace,
 };
 pub use ring::Wake;
 #[cfg(feature = "std")]

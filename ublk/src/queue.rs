@@ -257,7 +257,7 @@ use ublk_sys::{
     ublksrv_io_desc,
 };
 
-pub use helper::{HelpedRequest, Helper, PreparedHelper};
+pub use helper::{HelpedRequest, Helper};
 pub use operations::{Completed, Operations, RingFile};
 pub use request::{DetachedPages, DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
 
@@ -269,7 +269,7 @@ use crate::features::Features;
 use crate::id::{QueueId, SharedIndex, Tag};
 use crate::mode::{self, Data, Mode};
 use crate::overlays::Overlays;
-use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
+use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake, registered};
 use crate::shared_memory::SharedMemory;
 use crate::syscall::{self, Fd};
 use crate::units::{Sectors, usize_from};
@@ -324,26 +324,26 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     mode: PhantomData<M>,
 }
 
-/// How many files a ring has that is not enabled yet, where it has a table of them.
+/// How many files a ring has, where it has a table of them.
 #[derive(Clone, Copy, Debug)]
 struct Files(Option<u32>);
 
 impl Files {
     const NONE: Files = Files(None);
 
-    fn register(&mut self, ring: &DisabledRing, file: &Fd) -> Result<RingFile, Error> {
+    fn register(&mut self, ring: &Fd, file: &Fd) -> Result<RingFile, Error> {
         let index = match self.0 {
             Some(FILES) => return Err(Error::Invalid { what: "a queue's ring has at most 64 files" }),
             Some(count) => count,
             None => {
-                ring.register_files(FILES)?;
+                registered::register_files(ring, FILES)?;
                 0
             }
         };
         self.0 = Some(index);
-        ring.set_file(index, file)?;
+        registered::set_file(ring, index, file)?;
         self.0 = Some(index + 1);
-        Ok(RingFile { ring: ring.fd().raw(), index })
+        Ok(RingFile { ring: ring.raw(), index })
     }
 }
 
@@ -564,7 +564,7 @@ impl<M: Mode> PreparedQueue<M> {
     /// `IORING_REGISTER_FILES2` with `IORING_RSRC_REGISTER_SPARSE` (Linux 5.19), `IORING_REGISTER_FILES_UPDATE` (5.5). In liburing:
     /// `io_uring_register_files_sparse()`, `io_uring_register_files_update()`.
     pub fn register_file(&mut self, file: &Fd) -> Result<RingFile, Error> {
-        self.files.register(&self.ring, file)
+        self.files.register(self.ring.fd(), file)
     }
 
     fn another_char_device(&self) -> Result<Fd, Error> {

@@ -25,7 +25,7 @@ use crate::queue::operating::{pages_op, registration};
 use crate::queue::request::{DetachedPages, Operation, failed};
 use crate::queue::user_copy::zero_out;
 use crate::queue::{Files, PreparedQueue, RingFile};
-use crate::ring::{DisabledRing, Local, Op, OpFile, Ring};
+use crate::ring::{Op, OpFile, Plain, Ring};
 use crate::syscall::Fd;
 use crate::units::u64_from;
 
@@ -49,58 +49,30 @@ impl PreparedQueue<mode::ZeroCopy> {
     /// # Kernel
     ///
     /// Since Linux 6.17. `UBLK_F_BUF_REG_OFF_DAEMON`.
-    pub fn helper(&self) -> Result<PreparedHelper, Error> {
+    pub fn helper(&self) -> Result<Helper, Error> {
         let offered = self.device().features();
         if !offered.contains(Features::BUF_REG_OFF_DAEMON) {
             return Err(Error::Unsupported { missing: Features::BUF_REG_OFF_DAEMON, offered });
         }
-        let ring = Ring::local(ENTRIES, ENTRIES)?;
+        let ring = Ring::plain(ENTRIES, ENTRIES)?;
         ring.register_buffers(u32::from(PAGES) + 1)?;
-        let char_device = self.another_char_device()?;
-        Ok(PreparedHelper { ring, files: Files::NONE, char_device, device: *self.device() })
-    }
-}
-
-/// A [`Helper`] that no thread has taken yet.
-#[derive(Debug)]
-pub struct PreparedHelper {
-    ring: DisabledRing,
-    files: Files,
-    char_device: Fd,
-    device: DeviceInfo,
-}
-
-static_assertions::assert_impl_all!(PreparedHelper: Send);
-static_assertions::assert_not_impl_any!(PreparedHelper: Sync);
-
-impl PreparedHelper {
-    /// Gives a file to the helper's ring: see [`PreparedQueue::register_file`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn register_file(&mut self, file: &Fd) -> Result<RingFile, Error> {
-        self.files.register(&self.ring, file)
-    }
-
-    /// Makes it the calling thread's.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`]: the ring could not be enabled.
-    pub fn enable(self) -> Result<Helper, Error> {
-        let PreparedHelper { ring, char_device, device, .. } = self;
-        let ring_fd = ring.fd().raw();
-        Ok(Helper { ring: ring.enable()?, ring_fd, char_device, device, lent: None, fault: None })
+        let (char_device, device) = (self.another_char_device()?, *self.device());
+        Ok(Helper { ring, files: Files::NONE, char_device, device, lent: None, fault: None })
     }
 }
 
 /// A ring of a thread that serves no queue: registers the pages of one request at a time, and works on them.
 ///
 /// Each operation is waited for. A program has as many helpers as it wants requests worked on at once.
+///
+/// A request is over for its client when the kernel is through with its pages too, which may be after its answer: where a thread of
+/// the kernel's did an operation, and drops the last reference, the thread that started it is interrupted to see to it. A system call
+/// that it is in by then goes on, or ends with `EINTR` where that is its way (`epoll_wait(2)`).
 pub struct Helper {
-    ring: Ring<Local>,
-    ring_fd: i32,
+    /// Plain: what a ring of one thread has left to do would wait until that enters it again, for its next request, and the client of
+    /// the last one with it.
+    ring: Ring<Plain>,
+    files: Files,
     char_device: Fd,
     device: DeviceInfo,
     /// Whose pages are registered, and not given back.
@@ -109,7 +81,8 @@ pub struct Helper {
     fault: Option<Error>,
 }
 
-static_assertions::assert_not_impl_any!(Helper: Send, Sync);
+static_assertions::assert_impl_all!(Helper: Send);
+static_assertions::assert_not_impl_any!(Helper: Sync);
 
 impl fmt::Debug for Helper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,6 +91,15 @@ impl fmt::Debug for Helper {
 }
 
 impl Helper {
+    /// Gives a file to the helper's ring: see [`PreparedQueue::register_file`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn register_file(&mut self, file: &Fd) -> Result<RingFile, Error> {
+        self.files.register(self.ring.fd(), file)
+    }
+
     /// Registers a request's pages with the helper's ring, if it has some.
     ///
     /// Where the one before was forgotten (`mem::forget`), its pages are given back first; it stays unanswered.
@@ -198,7 +180,8 @@ pub struct HelpedRequest<'h> {
     request: DetachedPages,
 }
 
-static_assertions::assert_not_impl_any!(HelpedRequest<'static>: Send, Sync);
+static_assertions::assert_impl_all!(HelpedRequest<'static>: Send);
+static_assertions::assert_not_impl_any!(HelpedRequest<'static>: Sync);
 
 impl fmt::Debug for HelpedRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -307,7 +290,7 @@ impl HelpedRequest<'_> {
     }
 
     fn file(&self, file: RingFile) -> Result<OpFile<'static>, Errno> {
-        if file.ring == self.helper.ring_fd { Ok(OpFile::Registered(file.index)) } else { Err(Errno::EINVAL) }
+        if file.ring == self.helper.ring.fd().raw() { Ok(OpFile::Registered(file.index)) } else { Err(Errno::EINVAL) }
     }
 }
 

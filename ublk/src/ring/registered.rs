@@ -6,7 +6,7 @@
 use crate::error::{Error, SystemCall};
 use crate::ring::buffer_ring::{BufferRing, BufferUse};
 use crate::ring::restrictions::Restrictions;
-use crate::ring::{DisabledRing, Local, Ring};
+use crate::ring::{DisabledRing, Kind, Op, Ring};
 use crate::syscall::{self, Fd, Registered};
 
 fn register_sparse(ring: &Fd, table: Registered, count: u32) -> Result<(), Error> {
@@ -15,6 +15,16 @@ fn register_sparse(ring: &Fd, table: Registered, count: u32) -> Result<(), Error
         Registered::Buffers => SystemCall::RegisterBuffers,
     };
     syscall::register_sparse(ring, table, count).map_err(|errno| call.failed(errno))
+}
+
+/// A table of files for a ring, in whichever state it is.
+pub(crate) fn register_files(ring: &Fd, count: u32) -> Result<(), Error> {
+    register_sparse(ring, Registered::Files, count)
+}
+
+/// Puts a file into a slot of that table.
+pub(crate) fn set_file(ring: &Fd, index: u32, file: &Fd) -> Result<(), Error> {
+    update_file(ring, index, Some(file))
 }
 
 fn update_file(ring: &Fd, index: u32, file: Option<&Fd>) -> Result<(), Error> {
@@ -45,7 +55,7 @@ impl DisabledRing {
     /// `IORING_REGISTER_FILES2` with `IORING_RSRC_REGISTER_SPARSE`, Linux 5.19. In liburing:
     /// `io_uring_register_files_sparse()`.
     pub fn register_files(&self, count: u32) -> Result<(), Error> {
-        register_sparse(&self.fd, Registered::Files, count)
+        register_files(&self.fd, count)
     }
 
     /// Puts a file into a slot of the table, in place of the one that was there:
@@ -62,7 +72,7 @@ impl DisabledRing {
     ///
     /// `IORING_REGISTER_FILES_UPDATE`, Linux 5.5. In liburing: `io_uring_register_files_update()`.
     pub fn set_file(&self, index: u32, file: &Fd) -> Result<(), Error> {
-        update_file(&self.fd, index, Some(file))
+        set_file(&self.fd, index, file)
     }
 
     /// Empties a slot of the table of files.
@@ -137,14 +147,14 @@ impl DisabledRing {
 }
 
 /// As for a [`DisabledRing`], of a ring that serves.
-impl Ring<Local> {
+impl<K: Kind<Entry = Op>> Ring<K> {
     /// As [`DisabledRing::register_files`].
     ///
     /// # Errors
     ///
     /// As there.
     pub fn register_files(&self, count: u32) -> Result<(), Error> {
-        register_sparse(&self.fd, Registered::Files, count)
+        register_files(&self.fd, count)
     }
 
     /// As [`DisabledRing::set_file`].
@@ -153,7 +163,7 @@ impl Ring<Local> {
     ///
     /// As there.
     pub fn set_file(&self, index: u32, file: &Fd) -> Result<(), Error> {
-        update_file(&self.fd, index, Some(file))
+        set_file(&self.fd, index, file)
     }
 
     /// As [`DisabledRing::clear_file`].
