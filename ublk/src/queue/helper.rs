@@ -9,6 +9,20 @@
 //!   the commit <── the letter box of the tag <───────────────────────────┘ the pages are given back first
 //! ```
 //!
+//! A request is not answered as done before a helper has its pages, and so can zero what was not read:
+//!
+//! ```compile_fail,E0599
+//! fn answer(request: ublk::DetachedPages, helper: &mut ublk::Helper) -> Result<(), ublk::Error> {
+//!     request.complete()
+//! }
+//! ```
+//!
+//! ```no_run
+//! fn answer(request: ublk::DetachedPages, helper: &mut ublk::Helper) -> Result<(), ublk::Error> {
+//!     helper.serve(request)?.complete()
+//! }
+//! ```
+//!
 //! No address of this process is named anywhere: an operation says the place of its bytes in the pages that the ring has, which the
 //! kernel checks. A ring that ends gives back what it has.
 
