@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a request costs on the server's side: no allocation, and one system call for all that wait together.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
+#![allow(clippy::print_stdout, reason = "what was counted, and what is refused, is seen in the output")]
 
 mod harness;
 
@@ -13,7 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use harness::Aligned;
-use ublk::{Cache, Control, DeletedId, Device, NewDevice, Operation, Params, QueueId, Sectors};
+use ublk::{Cache, Control, DeletedId, Device, Error, NewDevice, Operation, Params, QueueId, Sectors};
 
 /// The system's allocator, counting what each thread asks of it.
 mod counting {
@@ -79,16 +80,33 @@ fn thread_id() -> u32 {
 }
 
 /// A device of one queue.
-fn device() -> Device {
+fn device(wanted: NewDevice) -> Result<Device, Error> {
     let params = Params::new(Sectors::new(16384), Cache::None);
-    Device::add(Control::open().unwrap(), &NewDevice::new().depth(16), &params).unwrap()
+    Device::add(Control::open().unwrap(), &wanted.depth(16), &params)
 }
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_request_costs_one_enter_no_other_system_call_and_no_allocation() {
+    costs_one_enter(device(NewDevice::new()).unwrap());
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_batch_costs_one_enter_no_other_system_call_and_no_allocation() {
+    match device(NewDevice::new().batch()) {
+        Ok(device) => costs_one_enter(device),
+        Err(error) => {
+            assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+            assert!(error.to_string().contains("UBLK_F_BATCH_IO (since Linux 7.0)"), "{error}");
+            println!("refused: {error}");
+        }
+    }
+}
+
+/// Has the kernel count what a thread calls that serves this device, and its allocator what it allocates.
+fn costs_one_enter(mut device: Device) {
     const REQUESTS: u64 = 500;
-    let mut device = device();
     let prepared = device.queue(QueueId::new(0)).unwrap();
     let (fetched, is_fetched) = mpsc::channel();
     let (waits, served) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -168,7 +186,7 @@ fn check(calls: &[(u64, u64)], waits: u64) {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn an_answer_from_another_thread_costs_at_most_one_write_and_no_allocation() {
     const REQUESTS: u64 = 300;
-    let mut device = device();
+    let mut device = device(NewDevice::new()).unwrap();
     let prepared = device.queue(QueueId::new(0)).unwrap();
     let (fetched, is_fetched) = mpsc::channel();
     let (worker, is_worker) = mpsc::channel();

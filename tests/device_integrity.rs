@@ -91,10 +91,13 @@ impl Target {
     }
 }
 
-fn serve_target<M: UserCopied>(integrity: Integrity) -> Result<(Arc<Target>, Served), Error> {
+fn new_device<M: UserCopied>() -> NewDevice<M> {
+    NewDevice::new().mode::<M>().integrity().depth(16)
+}
+
+fn serve_target<M: UserCopied>(device: NewDevice<M>, integrity: Integrity) -> Result<(Arc<Target>, Served), Error> {
     let target = Arc::new(Target::new(integrity.metadata_bytes));
     let params = Params::new(Sectors::new(SECTORS), Cache::None).integrity(integrity);
-    let device = NewDevice::new().mode::<M>().integrity().depth(16);
     let served = serve(device, params, {
         let target = Arc::clone(&target);
         move |request| target.answer(request)
@@ -107,7 +110,7 @@ fn is_offered() -> bool {
     let offered = Control::open().unwrap().features().unwrap().contains(Features::INTEGRITY);
     if !offered {
         let before = nodes();
-        let error = serve_target::<mode::UserCopy>(Integrity::new(8, 512)).err().expect("it is refused");
+        let error = serve_target(new_device::<mode::UserCopy>(), Integrity::new(8, 512)).err().expect("it is refused");
         println!("{error}");
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
         assert!(error.to_string().contains("UBLK_F_INTEGRITY (since Linux 7.0)"), "{error}");
@@ -144,7 +147,11 @@ fn read_error(disk: &File, offset: u64) -> Option<Errno> {
 
 /// What was written is read back, and one bit of the metadata that is another is found.
 fn protects<M: UserCopied>(integrity: Integrity) {
-    let (target, served) = serve_target::<M>(integrity).unwrap();
+    protects_on(new_device::<M>(), integrity);
+}
+
+fn protects_on<M: UserCopied>(device: NewDevice<M>, integrity: Integrity) {
+    let (target, served) = serve_target(device, integrity).unwrap();
     let disk = served.open_direct();
     for (len, offset) in [(512, 0), (4096, 4096), (65536, 1 << 20), (512 << 10, 2 << 20), (1 << 20, 4 << 20)] {
         disk.write_all_at(&pattern(len, offset), offset).unwrap();
@@ -192,13 +199,25 @@ fn metadata_is_there_in_every_mode_that_copies_by_call() {
     }
 }
 
+/// A driver that has metadata has batches too: both came with Linux 7.0.
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn metadata_is_there_in_batches_too() {
+    if is_offered() {
+        protects_on(new_device::<mode::UserCopy>().batch(), with_checksum(8, Checksum::CRC16_T10DIF, 0));
+        protects_on(new_device::<mode::ZeroCopy>().batch(), with_checksum(8, Checksum::CRC16_T10DIF, 0));
+        protects_on(new_device::<mode::AutoRegister>().batch(), with_checksum(16, Checksum::CRC64_NVME, 0));
+    }
+}
+
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn the_metadata_of_a_sector_is_its_checksum_and_its_number() {
     if !is_offered() {
         return;
     }
-    let (target, served) = serve_target::<mode::UserCopy>(with_checksum(8, Checksum::CRC16_T10DIF, 0)).unwrap();
+    let (target, served) =
+        serve_target(new_device::<mode::UserCopy>(), with_checksum(8, Checksum::CRC16_T10DIF, 0)).unwrap();
     let disk = served.open_direct();
     disk.write_all_at(&pattern(4096, 8192), 8192).unwrap();
     for sector in 16..24 {
@@ -217,7 +236,8 @@ fn requests_that_the_block_layer_has_joined_keep_their_metadata() {
     if !is_offered() {
         return;
     }
-    let (target, served) = serve_target::<mode::UserCopy>(with_checksum(8, Checksum::CRC16_T10DIF, 0)).unwrap();
+    let (target, served) =
+        serve_target(new_device::<mode::UserCopy>(), with_checksum(8, Checksum::CRC16_T10DIF, 0)).unwrap();
     target.long.store(0, Ordering::Relaxed);
     let output = Command::new("fio")
         .args([

@@ -59,13 +59,16 @@ fn place_of<M: Mode>(request: &Request<'_, M>) -> (usize, usize) {
 }
 
 /// A RAM disk that looks at where the data is, and at the tag's own where it is not shared.
-fn is_served_from_shared_memory<M: Mode>(own: impl Fn(&mut Request<'_, M>, &mut [u8]) + Send + Sync + 'static) {
+fn is_served_from_shared_memory<M: Mode>(
+    device: NewDevice<M>,
+    own: impl Fn(&mut Request<'_, M>, &mut [u8]) + Send + Sync + 'static,
+) {
     let memory = Arc::new(SharedMemory::new(LEN).unwrap());
     let index = Arc::new(OnceLock::<SharedIndex>::new());
     let (shared, others) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let disk = Mutex::new(vec![0_u8; usize::try_from(SECTORS * 512).unwrap()]);
     let (theirs, known, counted) = (memory.clone(), index.clone(), (shared.clone(), others.clone()));
-    let served = serve(device::<M>(), params(), move |mut request: Request<'_, M>| {
+    let served = serve(device, params(), move |mut request: Request<'_, M>| {
         let (start, len) = place_of(&request);
         let mut disk = disk.lock().unwrap();
         let bytes = &mut disk[start..start + len];
@@ -127,15 +130,25 @@ fn is_served_from_shared_memory<M: Mode>(own: impl Fn(&mut Request<'_, M>, &mut 
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn what_a_client_shares_is_copied_by_nobody_but_the_target() {
     if can_share() {
-        is_served_from_shared_memory::<mode::Copy>(|request, bytes| match request.operation() {
-            Operation::WRITE => bytes.copy_from_slice(request.data()),
-            _ => assert_eq!(request.cursor().write(bytes), bytes.len()),
+        // A driver that shares memory has batches too, since Linux 7.0.
+        for device in [device::<mode::Copy>(), device().batch()] {
+            is_served_from_shared_memory(device, |request, bytes| match request.operation() {
+                Operation::WRITE => bytes.copy_from_slice(request.data()),
+                _ => assert_eq!(request.cursor().write(bytes), bytes.len()),
+            });
+        }
+        is_served_from_shared_memory(device::<mode::GetData>().buffers(1), |request, bytes| {
+            match request.operation() {
+                Operation::WRITE => bytes.copy_from_slice(request.data()),
+                _ => assert_eq!(request.cursor().write(bytes), bytes.len()),
+            }
         });
-        let by_call = |request: &mut Request<'_, mode::UserCopy>, bytes: &mut [u8]| match request.operation() {
-            Operation::WRITE => request.read_at(0, bytes).unwrap(),
-            _ => request.write_at(0, bytes).unwrap(),
-        };
-        is_served_from_shared_memory::<mode::UserCopy>(by_call);
+        for device in [device::<mode::UserCopy>(), device().batch()] {
+            is_served_from_shared_memory(device, |request, bytes| match request.operation() {
+                Operation::WRITE => request.read_at(0, bytes).unwrap(),
+                _ => request.write_at(0, bytes).unwrap(),
+            });
+        }
     }
 }
 
@@ -164,22 +177,44 @@ fn a_target_that_does_not_look_at_shared_memory_loses_nothing_in_silence() {
     served.stop().unwrap();
 }
 
-/// The disk is a file, which operations of the ring read into and write from shared memory.
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn operations_of_the_ring_reach_what_a_client_shares() {
-    if !can_share() {
-        return;
+    if can_share() {
+        let device = device::<mode::Copy>().operations(1);
+        operations_reach_what_a_client_shares(&device, Registered::WhileServed);
+        operations_reach_what_a_client_shares(&device, Registered::Before);
+        operations_reach_what_a_client_shares(&device.batch(), Registered::WhileServed);
+        operations_reach_what_a_client_shares(&device.batch(), Registered::Before);
+        operations_reach_what_a_client_shares(&device.mode::<mode::GetData>(), Registered::Before);
     }
+}
+
+/// When the memory is registered, with the device and with the queue's ring.
+#[derive(Clone, Copy, PartialEq)]
+enum Registered {
+    /// Before the queue is fetched.
+    Before,
+    /// While the device is live, by the queue's thread.
+    WhileServed,
+}
+
+/// The disk is a file, which operations of the ring read into and write from shared memory.
+fn operations_reach_what_a_client_shares<M: Mode>(wanted: &NewDevice<M>, when: Registered) {
     let path = format!("/tmp/shared-{}", std::process::id());
     let file: File = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
     std::fs::remove_file(path).unwrap();
     file.set_len(SECTORS * 512).unwrap();
     let ours = Fd::from(OwnedFd::from(file.try_clone().unwrap()));
     let memory = SharedMemory::new(LEN).unwrap();
-    let wanted = device::<mode::Copy>().operations(1);
-    let mut device = Device::add(Control::open().unwrap(), &wanted, &params()).unwrap();
+    let mut device = Device::add(Control::open().unwrap(), wanted, &params()).unwrap();
     let mut prepared = device.queue(QueueId::new(0)).unwrap();
+    if when == Registered::Before {
+        assert_eq!(prepared.device().id(), device.info().id());
+        let index = device.control().register_shared(prepared.device().id(), &memory).unwrap();
+        prepared.register_shared(index, &memory).unwrap();
+        assert!(prepared.register_shared(index, &memory).is_err(), "once");
+    }
     let backing = prepared.register_file(&ours).unwrap();
     let (fetched, is_fetched) = mpsc::channel();
     let (index, known) = mpsc::channel::<SharedIndex>();
@@ -218,7 +253,9 @@ fn operations_of_the_ring_reach_what_a_client_shares() {
         });
         is_fetched.recv().unwrap();
         device.start().unwrap();
-        index.send(device.control().register_shared(info.id(), memory).unwrap()).unwrap();
+        if when == Registered::WhileServed {
+            index.send(device.control().register_shared(info.id(), memory).unwrap()).unwrap();
+        }
         let disk = open_direct(info.id());
         let bytes = pattern(3);
         memory.copy_from(0, &bytes).unwrap();

@@ -2,10 +2,9 @@
 //! A disk that is a file, or another block device.
 //!
 //! ```text
-//! loop [--mode auto|copy|user-copy|zero-copy|auto-register] [--direct auto|on|off] [--queues N] [--depth N] [--max-io BYTES]
-//!      [--read-only] [--id N] [--recovery plain|reissue|fail-io] FILE
-//! loop --recover N [--direct auto|on|off] [--read-only] FILE
-//! loop --take-over N [--direct auto|on|off] [--read-only] FILE
+//! loop [--mode auto|copy|get-data|user-copy|zero-copy|auto-register] [--batch] [--shared-memory BYTES] [--direct auto|on|off]
+//!      [--queues N] [--threads N] [--depth N] [--max-io BYTES] [--read-only] [--id N] [--recovery plain|reissue|fail-io] FILE
+//! loop --recover N|--take-over N [--shared-memory BYTES] [--direct auto|on|off] [--threads N] [--read-only] FILE
 //! ```
 //!
 //! It prints the path of the block device once that can be used, then how the data goes and why so, and serves until SIGINT or
@@ -21,26 +20,31 @@
 //!   Where a file is shortened while it is served, what is missing reads as zeroes, and a write makes it longer again.
 //! - A discard punches a hole in a file, and discards on a block device. What is behind the disk need not be able to do either: the
 //!   client then gets EOPNOTSUPP, as from any disk that cannot, or the block layer writes zeroes.
+//! - With `--shared-memory` it makes a memfd, and says where a client finds that. What a client reads into that memory, or writes from
+//!   it, past the page cache, goes between it and the file: nobody copies it, whatever the mode is.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 mod backing;
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use backing::choice::{Choice, MODES};
+use backing::choice::{Choice, need};
 use backing::syncs::{Syncs, Verdict};
 use backing::{Backing, Direct, parse_bytes};
 use ublk::mode::{self, Mode};
 use ublk::{
-    Cache, Completed, Control, DeviceId, DeviceInfo, Errno, Error, Event, Features, NewDevice, Operation, Params,
-    Recovery, Request, RequestFlags, RingFile, RingOperation, Sectors, Server,
+    Cache, Completed, Control, DeviceId, DeviceInfo, Errno, Event, Features, NewDevice, Operation, Params,
+    PreparedQueue, Recovery, Request, RequestFlags, RingFile, RingOperation, Sectors, Server, SharedIndex,
+    SharedMemory,
 };
 
 const USAGE: &str = "\
-usage: loop [--mode MODE] [--direct auto|on|off] [--queues N] [--depth N]
+usage: loop [--mode MODE] [--batch] [--shared-memory BYTES]
+            [--direct auto|on|off] [--queues N] [--threads N] [--depth N]
             [--max-io BYTES] [--read-only] [--id N]
             [--recovery plain|reissue|fail-io] FILE
        loop --recover N|--take-over N [--direct auto|on|off] FILE
@@ -49,10 +53,16 @@ A disk that is FILE, a file or a block device. Prints the path of the block
 device once it can be used, and serves until SIGINT or SIGTERM: the first ends
 it as soon as nobody has the disk open, the second at once.
 
-  --mode MODE         how the data goes: copy, user-copy (Linux 6.5), zero-copy
-                      (6.15), auto-register (6.16), or the best there is (auto)
+  --mode MODE         how the data goes: copy, get-data, user-copy (Linux 6.5),
+                      zero-copy (6.15), auto-register (6.16), or the best there
+                      is (auto)
+  --batch             requests come and are answered many at a time (Linux 7.0)
+  --shared-memory BYTES[K|M]
+                      memory that clients can do their I/O from and to, so that
+                      nobody copies (Linux 7.1): up to 1024M
   --direct WHETHER    past the page cache: on, off, or where it can be (auto)
-  --queues N          hardware queues, a thread for each (1)
+  --queues N          hardware queues (1)
+  --threads N         threads that serve them (one for each queue)
   --depth N           requests that a queue holds at once (128)
   --max-io BYTES[K|M] the largest request, 4K to 32M (1M)
   --read-only         refuse writes
@@ -84,6 +94,8 @@ struct Target<'a> {
     syncs: Syncs<'a>,
     block_bytes: usize,
     is_device: bool,
+    /// How many requests had their data in shared memory, on all queues.
+    shared: &'a AtomicU64,
 }
 
 impl Target<'_> {
@@ -100,6 +112,9 @@ impl Target<'_> {
     fn begin<M: Mode>(&self, request: Request<'_, M>) {
         match request.operation() {
             Operation::READ | Operation::WRITE => {
+                if request.shared().is_some() {
+                    self.shared.fetch_add(1, Ordering::Relaxed);
+                }
                 let len = usize::try_from(request.len_bytes()).unwrap_or(usize::MAX);
                 self.transfer(request, 0..len);
             }
@@ -189,12 +204,15 @@ impl Target<'_> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Options {
     path: String,
     mode: Option<Choice>,
+    in_batches: bool,
+    shared_bytes: Option<usize>,
     direct: Direct,
     queues: u16,
+    threads: Option<u16>,
     depth: u16,
     max_io_bytes: u32,
     read_only: bool,
@@ -204,13 +222,31 @@ struct Options {
     inherits: Option<(u32, bool)>,
 }
 
+/// What takes a value.
+const VALUED: [&str; 11] = [
+    "--mode",
+    "--shared-memory",
+    "--direct",
+    "--queues",
+    "--threads",
+    "--depth",
+    "--max-io",
+    "--id",
+    "--recovery",
+    "--recover",
+    "--take-over",
+];
+
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
         let mut options = Options {
             path: String::new(),
             mode: None,
+            in_batches: false,
+            shared_bytes: None,
             direct: Direct::Auto,
             queues: 1,
+            threads: None,
             depth: 128,
             max_io_bytes: 1 << 20,
             read_only: false,
@@ -223,41 +259,35 @@ impl Options {
                 options.path = option;
                 continue;
             }
-            if option == "--read-only" {
-                options.read_only = true;
-                continue;
-            }
-            let known = [
-                "--mode",
-                "--direct",
-                "--queues",
-                "--depth",
-                "--max-io",
-                "--id",
-                "--recovery",
-                "--recover",
-                "--take-over",
-            ];
-            if !known.contains(&option.as_str()) {
-                return Err(format!("unknown option {option}"));
-            }
-            let value = arguments.next().ok_or_else(|| format!("{option} needs a value"))?;
-            let bad = || format!("{option} {value} is nothing that it takes");
-            let number = || parse_bytes(&value).ok_or_else(bad);
             match option.as_str() {
-                "--mode" => options.mode = Choice::parse(&value).ok_or_else(bad)?,
-                "--direct" => options.direct = Direct::parse(&value).ok_or_else(bad)?,
-                "--queues" => options.queues = number()?.try_into().map_err(|_| bad())?,
-                "--depth" => options.depth = number()?.try_into().map_err(|_| bad())?,
-                "--max-io" => options.max_io_bytes = number()?.try_into().map_err(|_| bad())?,
-                "--recovery" => options.recovery = Some(parse_recovery(&value).ok_or_else(bad)?),
-                "--recover" | "--take-over" => {
-                    options.inherits = Some((number()?.try_into().map_err(|_| bad())?, option == "--take-over"));
-                }
-                _ => options.id = Some(number()?.try_into().map_err(|_| bad())?),
+                "--read-only" => options.read_only = true,
+                "--batch" => options.in_batches = true,
+                valued if VALUED.contains(&valued) => options.take(valued, arguments.next())?,
+                _ => return Err(format!("unknown option {option}")),
             }
         }
         if options.path.is_empty() { Err("which FILE?".to_owned()) } else { Ok(options) }
+    }
+
+    fn take(&mut self, option: &str, value: Option<String>) -> Result<(), String> {
+        let value = value.ok_or_else(|| format!("{option} needs a value"))?;
+        let bad = || format!("{option} {value} is nothing that it takes");
+        let number = || parse_bytes(&value).ok_or_else(bad);
+        match option {
+            "--mode" => self.mode = Choice::parse(&value).ok_or_else(bad)?,
+            "--shared-memory" => self.shared_bytes = Some(number()?.try_into().map_err(|_| bad())?),
+            "--direct" => self.direct = Direct::parse(&value).ok_or_else(bad)?,
+            "--queues" => self.queues = number()?.try_into().map_err(|_| bad())?,
+            "--threads" => self.threads = Some(number()?.try_into().map_err(|_| bad())?),
+            "--depth" => self.depth = number()?.try_into().map_err(|_| bad())?,
+            "--max-io" => self.max_io_bytes = number()?.try_into().map_err(|_| bad())?,
+            "--recovery" => self.recovery = Some(parse_recovery(&value).ok_or_else(bad)?),
+            "--recover" | "--take-over" => {
+                self.inherits = Some((number()?.try_into().map_err(|_| bad())?, option == "--take-over"));
+            }
+            _ => self.id = Some(number()?.try_into().map_err(|_| bad())?),
+        }
+        Ok(())
     }
 }
 
@@ -294,84 +324,132 @@ fn params(backing: &Backing, choice: Choice) -> Result<Params, String> {
     Ok(params.write_zeroes(MOST))
 }
 
+/// Memory that clients share.
+struct Shared {
+    memory: SharedMemory,
+    /// The device's number for it.
+    index: Cell<Option<SharedIndex>>,
+}
+
+impl Shared {
+    /// Before the device is started, so that no request comes whose data the ring does not find.
+    fn register<M: Mode>(&self, queue: &mut PreparedQueue<M>) -> Result<(), ublk::Error> {
+        let index = match self.index.get() {
+            Some(index) => index,
+            None => Control::open()?.register_shared(queue.device().id(), &self.memory)?,
+        };
+        self.index.set(Some(index));
+        queue.register_shared(index, &self.memory)
+    }
+}
+
 /// What is known before there is a server.
 struct Source {
-    control: Control,
     offered: Features,
-    /// The disk whose next server this is.
-    found: Option<DeviceInfo>,
+    /// The disk whose next server this is, and what its clients know of it.
+    found: Option<(DeviceInfo, Params)>,
 }
 
 impl Source {
-    fn find(id: Option<DeviceId>) -> Result<Source, Error> {
+    fn find(id: Option<DeviceId>) -> Result<Source, ublk::Error> {
         let mut control = Control::open()?;
-        let (offered, found) = (control.features()?, id.map(|id| control.info(id)).transpose()?);
-        Ok(Source { control, offered, found })
+        let offered = control.features()?;
+        let found = id.map(|id| Ok((control.info(id)?, control.params(id)?))).transpose()?;
+        Ok(Source { offered, found })
     }
 
-    /// Refuses a file that is not behind this disk, as far as can be told: what its clients know of it has to stay true.
-    fn check(&mut self, found: &DeviceInfo, params: &Params) -> Result<(), String> {
-        let has = self.control.params(found.id()).map_err(|error| error.to_string())?;
-        let same = has.size() == params.size()
-            && has.as_raw().basic.logical_bs_shift == params.as_raw().basic.logical_bs_shift;
-        if same {
-            Ok(())
-        } else {
-            Err(format!("the file does not have the {} of /dev/ublkb{}", has.size(), found.id()))
+    /// The features that the device has, or could have.
+    fn features(&self) -> Features {
+        self.found.map_or(self.offered, |(found, _)| found.features())
+    }
+
+    /// The mode, and why it is this one.
+    fn choose(&self, options: &Options) -> Result<(Choice, String), String> {
+        let Some((found, _)) = self.found else { return Choice::make(options.mode, self.offered) };
+        // What the first two ask for has user copy with it.
+        let all = [Choice::AutoRegister, Choice::ZeroCopy, Choice::UserCopy, Choice::GetData, Choice::Copy];
+        let its = all.into_iter().find_map(|choice| Choice::make(Some(choice), found.features()).ok());
+        let (choice, why) = its.ok_or("the disk has no mode that is known")?;
+        Ok((choice, why.replace("asked for", "as the disk was added")))
+    }
+
+    /// A server of a new disk, or of this one, if the file is behind it as far as can be told.
+    fn server<M: Mode>(&self, options: &Options, device: NewDevice<M>, params: Params) -> Result<Server<M>, String> {
+        let Some((found, has)) = self.found else { return Ok(Server::new(device, params)) };
+        let block = |params: &Params| params.as_raw().basic.logical_bs_shift;
+        if (has.size(), block(&has)) != (params.size(), block(&params)) {
+            return Err(format!("the file does not have the {} of /dev/ublkb{}", has.size(), found.id()));
         }
+        let relieves = options.inherits.is_some_and(|(_, relieves)| relieves);
+        Ok(if relieves { Server::take_over(device, found) } else { Server::recover(device, found) })
     }
 }
 
 fn serve<M: Mode>(
+    device: NewDevice<M>,
     options: &Options,
     backing: &Backing,
     choice: Choice,
+    source: &Source,
     why: &str,
-    mut source: Source,
 ) -> Result<(), String> {
-    let device = NewDevice::new().mode::<M>().queues(options.queues).depth(options.depth);
+    let device = device.queues(options.queues).depth(options.depth);
     let mut device = device.max_io_bytes(options.max_io_bytes).operations(1);
     if let Some(id) = options.id {
         device = device.id(DeviceId::new(id));
     }
+    let mut why = why.to_owned();
+    let mut features = Features::NONE;
     if let Some(recovery) = options.recovery {
         device = device.recovery(recovery);
+        // So that it can be relieved without an error, where that is possible.
         if source.offered.contains(Features::QUIESCE) {
-            device = device.features(Features::QUIESCE);
+            features = Features::QUIESCE;
         }
+    }
+    let mut shared = None;
+    if let Some(len) = options.shared_bytes {
+        let memory = SharedMemory::new(len).map_err(|error| format!("--shared-memory {len}: {error}"))?;
+        why += &format!("; clients share /proc/{}/fd/{}", std::process::id(), memory.fd().raw());
+        shared = Some(Shared { memory, index: Cell::new(None) });
+        features = features | Features::SHMEM_ZC;
+    }
+    device = device.features(features);
+    if options.in_batches {
+        device = device.batch();
+        why += "; in batches";
     }
     let block_bytes = usize::try_from(backing.block_bytes).map_err(|error| error.to_string())?;
-    let params = params(backing, choice)?;
-    let (queues, depth) = source.found.map_or((options.queues, options.depth), |found| (found.queues(), found.depth()));
-    let files = (0..queues).map(|_| backing.reopen()).collect::<Result<Vec<_>, _>>()?;
-    let lost = AtomicBool::new(false);
-    let mut server = match (source.found, options.inherits) {
-        (Some(found), Some((_, relieves))) => {
-            source.check(&found, &params)?;
-            if relieves { Server::take_over(device, found) } else { Server::recover(device, found) }
-        }
-        _ => Server::new(device, params),
-    };
-    let can_hand_over = match source.found {
-        Some(found) => found.features(),
-        None if source.offered.contains(Features::QUIESCE) && options.recovery.is_some() => Features::QUIESCE,
-        None => options.recovery.map_or(Features::NONE, Recovery::features),
-    };
-    if [Features::QUIESCE, Features::USER_RECOVERY_REISSUE].iter().any(|way| can_hand_over.contains(*way)) {
-        server = server.hand_over_on_signal();
-    }
-    let stopped = server
+    // One for each queue or each thread, of whichever there are more: a queue that several threads serve is prepared for each of them.
+    let parts = options.queues.max(options.threads.unwrap_or(1));
+    let files = (0..parts).map(|_| backing.reopen()).collect::<Result<Vec<_>, _>>()?;
+    let prepared = Cell::new(0);
+    let (lost, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut server = source
+        .server(options, device, params(backing, choice)?)?
         .stop_on_signals()
         .when_in_use(|device| {
-            eprintln!("loop: /dev/ublkb{} is in use: a second signal ends it all the same", device.id())
+            eprintln!("loop: /dev/ublkb{} is in use: a second signal ends it all the same", device.id());
         })
-        .restrict(&[RingOperation::Read, RingOperation::Write, RingOperation::Sync, RingOperation::Fallocate])
+        .restrict(&[RingOperation::Read, RingOperation::Write, RingOperation::Sync, RingOperation::Fallocate]);
+    let has = features | options.recovery.map_or(Features::NONE, Recovery::features);
+    let has = source.found.map_or(has, |(found, _)| found.features());
+    if [Features::QUIESCE, Features::USER_RECOVERY_REISSUE].iter().any(|way| has.contains(*way)) {
+        server = server.hand_over_on_signal();
+    }
+    if let Some(threads) = options.threads {
+        server = server.threads(threads);
+    }
+    let stopped = server
         .run_events(
-            // The driver gives no more queues than were asked for.
             |queue| {
-                let file = queue.register_file(&files[usize::from(queue.id().raw())])?;
-                let syncs = Syncs::new(&lost, depth);
-                Ok(Target { file, syncs, block_bytes, is_device: backing.queue.is_some() })
+                // The driver gives no more queues than were asked for.
+                let file = queue.register_file(&files[prepared.replace(prepared.get() + 1)])?;
+                if let Some(shared) = &shared {
+                    shared.register(queue)?;
+                }
+                let syncs = Syncs::new(&lost, options.depth);
+                Ok(Target { file, syncs, block_bytes, is_device: backing.queue.is_some(), shared: &count })
             },
             |target, event| target.answer(event),
             |device| {
@@ -380,20 +458,28 @@ fn serve<M: Mode>(
             },
         )
         .map_err(|error| error.to_string())?;
+    if shared.is_some() {
+        println!("loop: {} requests in shared memory", count.load(Ordering::Relaxed));
+    }
     println!("loop: {stopped}");
     Ok(())
 }
 
 fn run(options: &Options) -> Result<(), String> {
     let source = Source::find(options.inherits.map(|(id, _)| DeviceId::new(id))).map_err(|error| error.to_string())?;
-    let (choice, why) = match source.found {
-        Some(found) => {
-            let is_its = |mode: &&(Choice, _, Features)| found.features().contains(mode.2);
-            let (choice, name, _) = MODES.iter().find(is_its).ok_or("the disk has no mode that is known")?;
-            (*choice, format!("{name}: as the disk was added"))
-        }
-        None => Choice::make(options.mode, source.offered)?,
-    };
+    let (choice, why) = source.choose(options)?;
+    let mut options = options.clone();
+    if let Some((found, _)) = source.found {
+        (options.queues, options.depth) = (found.queues(), found.depth());
+        options.in_batches = found.features().contains(Features::BATCH_IO);
+    }
+    let options = &options;
+    if options.in_batches {
+        need("--batch", Features::BATCH_IO, source.features())?;
+    }
+    if options.shared_bytes.is_some() {
+        need("--shared-memory", Features::SHMEM_ZC, source.features())?;
+    }
     let backing = Backing::open(&options.path, options.direct, options.read_only)?;
     if backing.cut_bytes > 0 {
         eprintln!(
@@ -403,11 +489,17 @@ fn run(options: &Options) -> Result<(), String> {
     }
     let cache = if backing.is_direct { "past the page cache" } else { "through the page cache" };
     let why = format!("{why}; {cache}, blocks of {}", backing.block_bytes);
+    let (device, backing, source) = (NewDevice::new(), &backing, &source);
     match choice {
-        Choice::AutoRegister => serve::<mode::AutoRegister>(options, &backing, choice, &why, source),
-        Choice::ZeroCopy => serve::<mode::ZeroCopy>(options, &backing, choice, &why, source),
-        Choice::UserCopy => serve::<mode::UserCopy>(options, &backing, choice, &why, source),
-        Choice::Copy => serve::<mode::Copy>(options, &backing, choice, &why, source),
+        Choice::AutoRegister => serve(device.mode::<mode::AutoRegister>(), options, backing, choice, source, &why),
+        Choice::ZeroCopy => serve(device.mode::<mode::ZeroCopy>(), options, backing, choice, source, &why),
+        Choice::UserCopy => serve(device.mode::<mode::UserCopy>(), options, backing, choice, source, &why),
+        Choice::Copy => serve(device, options, backing, choice, source, &why),
+        Choice::GetData => {
+            // What this mode is for: requests that have no buffer yet wait for one.
+            let device = device.mode::<mode::GetData>().buffers(options.depth.div_ceil(4));
+            serve(device, options, backing, choice, source, &why)
+        }
     }
 }
 

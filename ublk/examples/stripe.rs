@@ -2,8 +2,8 @@
 //! A disk whose blocks lie in several files or block devices by turns.
 //!
 //! ```text
-//! stripe [--chunk BYTES] [--mode auto|copy|user-copy|zero-copy|auto-register] [--direct auto|on|off] [--queues N] [--depth N]
-//!        [--max-io BYTES] [--id N] FILE...
+//! stripe [--chunk BYTES] [--mode auto|copy|get-data|user-copy|zero-copy|auto-register] [--direct auto|on|off] [--queues N]
+//!        [--depth N] [--max-io BYTES] [--id N] FILE...
 //! ```
 //!
 //! Chunk 0 is the start of the first file, chunk 1 that of the second, and so on. What a request has in one file is one piece of
@@ -42,8 +42,9 @@ path of the block device once it can be used, and serves until SIGINT or SIGTERM
 
   --chunk BYTES[K]    what lies in one file before the next has its turn, a power
                       of two of 4K to 512K (64K)
-  --mode MODE         how the data goes: copy, user-copy (Linux 6.5), zero-copy
-                      (6.15), auto-register (6.16), or the best there is (auto)
+  --mode MODE         how the data goes: copy, get-data, user-copy (Linux 6.5),
+                      zero-copy (6.15), auto-register (6.16), or the best there
+                      is (auto)
   --direct WHETHER    past the page cache: on, off, or where it can be (auto)
   --queues N          hardware queues, a thread for each (1)
   --depth N           requests that a queue holds at once (128)
@@ -329,6 +330,7 @@ fn run(options: &Options) -> Result<(), String> {
         Choice::ZeroCopy => serve::<mode::ZeroCopy>(options, &backings, choice, &why),
         Choice::UserCopy => serve::<mode::UserCopy>(options, &backings, choice, &why),
         Choice::Copy => serve::<mode::Copy>(options, &backings, choice, &why),
+        Choice::GetData => serve::<mode::GetData>(options, &backings, choice, &why),
     }
 }
 

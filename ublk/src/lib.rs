@@ -217,8 +217,8 @@ pub use params::{
 };
 pub use poll::poll;
 pub use queue::{
-    Answered, Completed, DetachedRequest, Event, Operation, Operations, PreparedQueue, Queue, ReadCursor, Request,
-    RequestFlags, RingFile, RingOperation, SharedPlace,
+    Answered, Completed, DetachedPages, DetachedRequest, Event, HelpedRequest, Helper, Operation, Operations,
+    PreparedQueue, Queue, ReadCursor, Request, RequestFlags, RingFile, RingOperation, SharedPlace,
 };
 pub use recovery::Recovery;
 pub use ring::Wake;

@@ -228,6 +228,7 @@
 mod atomic;
 mod batch;
 mod descriptors;
+mod helper;
 #[cfg(test)]
 mod hostile;
 mod mailbox;
@@ -259,8 +260,9 @@ use ublk_sys::{
     ublksrv_io_desc,
 };
 
+pub use helper::{HelpedRequest, Helper};
 pub use operations::{Completed, Operations, RingFile};
-pub use request::{DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
+pub use request::{DetachedPages, DetachedRequest, Operation, ReadCursor, Request, RequestFlags, SharedPlace};
 pub use ring_operation::RingOperation;
 
 use crate::char_device::CharDevice;
@@ -269,10 +271,11 @@ use crate::errno::Errno;
 use crate::error::{Command, Error, Sent, SystemCall};
 use crate::features::Features;
 use crate::hosting::BufferLock;
-use crate::id::{QueueId, Tag};
+use crate::id::{QueueId, SharedIndex, Tag};
 use crate::mode::{self, Data, Mode};
 use crate::overlays::Overlays;
-use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake};
+use crate::ring::{Completion, DisabledRing, Local, Op, Ring, Wake, registered};
+use crate::shared_memory::SharedMemory;
 use crate::syscall::{self, Fd};
 use crate::units::{Sectors, usize_from};
 use batch::{Batch, Elements, Form, Piece, PreparedBatch};
@@ -283,8 +286,8 @@ use operating::OPERATION_BIT;
 use pool::Pool;
 use request::{Held, Moved, Work, failed};
 use ring_operation::Purpose;
-use shares::{SHARED, Shares};
-use table::{Mark, Table};
+use shares::{NOT_SHARED, SHARED, Shares};
+use table::{Mark, Record, Table};
 use tag_set::TagSet;
 
 /// Files that a queue's ring has room for.
@@ -314,8 +317,7 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     tags: Range<u16>,
     shape: Shape,
     ring: DisabledRing,
-    /// How many files the ring has, where it has a table of them.
-    files: Option<u32>,
+    files: Files,
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
@@ -326,6 +328,29 @@ pub struct PreparedQueue<M: Mode = mode::Copy> {
     /// In the batch transport.
     batch: Option<PreparedBatch>,
     mode: PhantomData<M>,
+}
+
+/// How many files a ring has, where it has a table of them.
+#[derive(Clone, Copy, Debug)]
+struct Files(Option<u32>);
+
+impl Files {
+    const NONE: Files = Files(None);
+
+    fn register(&mut self, ring: &Fd, file: &Fd) -> Result<RingFile, Error> {
+        let index = match self.0 {
+            Some(FILES) => return Err(Error::Invalid { what: "a queue's ring has at most 64 files" }),
+            Some(count) => count,
+            None => {
+                registered::register_files(ring, FILES)?;
+                0
+            }
+        };
+        self.0 = Some(index);
+        registered::set_file(ring, index, file)?;
+        self.0 = Some(index + 1);
+        Ok(RingFile { ring: ring.raw(), index })
+    }
 }
 
 /// What of a queue a thread is to have.
@@ -429,7 +454,7 @@ impl<M: Mode> PreparedQueue<M> {
     pub fn share(&mut self) -> Result<PreparedQueue<M>, Error> {
         let alone = Error::Invalid { what: "a queue is served by several threads where its requests come in batches" };
         self.batch.as_mut().ok_or(alone)?.is_shared = true;
-        let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
+        let char_device = self.another_char_device()?;
         let (info, largest, all) = (&self.info, self.largest, Part::Shared(self.memory.beside()?));
         PreparedQueue::with_buffers(char_device, info, self.id, largest, self.shape, all)
     }
@@ -499,7 +524,7 @@ impl<M: Mode> PreparedQueue<M> {
             tags,
             shape,
             ring,
-            files: None,
+            files: Files::NONE,
             descriptors,
             memory: shared.map_or_else(|| Memory::map(depth, buffer_len), Ok)?,
             table: Table::map(depth, operations)?,
@@ -533,7 +558,7 @@ impl<M: Mode> PreparedQueue<M> {
         }
         let start = self.tags.end.checked_sub(count).filter(|start| count > 0 && *start > self.tags.start);
         let start = start.ok_or(Error::Invalid { what: "a queue is split so that both parts have tags" })?;
-        let char_device = self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))?;
+        let char_device = self.another_char_device()?;
         let (info, largest, tags) = (&self.info, self.largest, Part::Tags(start..self.tags.end));
         let part = PreparedQueue::with_buffers(char_device, info, self.id, largest, self.shape, tags)?;
         self.tags.end = start;
@@ -559,18 +584,31 @@ impl<M: Mode> PreparedQueue<M> {
     /// `IORING_REGISTER_FILES2` with `IORING_RSRC_REGISTER_SPARSE` (Linux 5.19), `IORING_REGISTER_FILES_UPDATE` (5.5). In liburing:
     /// `io_uring_register_files_sparse()`, `io_uring_register_files_update()`.
     pub fn register_file(&mut self, file: &Fd) -> Result<RingFile, Error> {
-        let index = match self.files {
-            Some(FILES) => return Err(Error::Invalid { what: "a queue's ring has at most 64 files" }),
-            Some(count) => count,
-            None => {
-                self.ring.register_files(FILES)?;
-                0
-            }
-        };
-        self.files = Some(index);
-        self.ring.set_file(index, file)?;
-        self.files = Some(index + 1);
-        Ok(RingFile { ring: self.ring.fd().raw(), index })
+        self.files.register(self.ring.fd(), file)
+    }
+
+    fn another_char_device(&self) -> Result<Fd, Error> {
+        self.char_device.try_clone().map_err(|errno| SystemCall::Dup.failed(errno))
+    }
+
+    /// As [`Queue::register_shared`], before the queue is fetched: then no request comes whose data the ring cannot find.
+    ///
+    /// Every part of a queue that is [split](PreparedQueue::split_off) or [shared](PreparedQueue::share) has a ring of its own, and so
+    /// its own registrations.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queue::register_shared`].
+    ///
+    /// # Kernel
+    ///
+    /// As there.
+    pub fn register_shared(&mut self, index: SharedIndex, memory: &SharedMemory) -> Result<(), Error> {
+        let (ring, depth) = (&self.ring, self.info.depth());
+        self.shares
+            .as_ref()
+            .ok_or(NOT_SHARED)?
+            .add(index, memory, |slot, address, len| ring.set_buffer(u32::from(depth) + u32::from(slot), address, len))
     }
 
     /// Has the kernel leave the buffers of requests in memory, and whatever else the queue has mapped, for as long as the queue has
@@ -629,6 +667,12 @@ impl<M: Mode> PreparedQueue<M> {
         self.id
     }
 
+    /// The device that it is a queue of.
+    #[must_use]
+    pub const fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
     /// Makes the calling thread the daemon of every tag of the queue, by fetching each. In batches there are no daemons: it is one of the
     /// threads that requests go to.
     ///
@@ -653,6 +697,7 @@ impl<M: Mode> PreparedQueue<M> {
             state: RefCell::new(State::over(ring, batch)),
             unanswered: Cell::new(0),
             unmoved_shared: Cell::new(0),
+            info: self.info,
             descriptors: self.descriptors,
             memory: self.memory,
             table: self.table,
@@ -707,6 +752,7 @@ pub struct Queue<M: Mode = mode::Copy> {
     state: RefCell<State>,
     unanswered: Cell<u64>,
     unmoved_shared: Cell<u64>,
+    info: DeviceInfo,
     descriptors: Descriptors,
     memory: Memory,
     table: Table,
@@ -987,6 +1033,8 @@ impl<M: Mode> Queue<M> {
         if self.work(&descriptor).is_ok_and(|work| work.operation == Operation::READ) {
             return Ok(true);
         }
+        // Where the data is in shared memory the driver fetches nothing, and still puts the buffer's address in the place of where.
+        self.table.set_record(tag, Record { addr: descriptor.addr, ..Record::default() }).ok_or(NO_TAG)?;
         state.owned.remove(tag);
         self.stage(state, Command::NEED_GET_DATA, tag, 0)?;
         Ok(false)
@@ -1013,7 +1061,12 @@ impl<M: Mode> Queue<M> {
         let outside = ("tag", tag.raw().into());
         let descriptor = self.descriptors.read(tag).ok_or(outside)?;
         let work = self.work(&descriptor)?;
-        let shared = if work.has_data() { SharedPlace::of(work.flags, descriptor.addr) } else { None };
+        let addr = match M::DATA {
+            // Of a WRITE as it was before its data was fetched.
+            Data::Chosen if work.is_write() => self.table.record(tag).ok_or(outside)?.addr,
+            _ => descriptor.addr,
+        };
+        let shared = if work.has_data() { SharedPlace::of(work.flags, addr) } else { None };
         // SAFETY: `next_delivery` has just moved the tag from `in_flight` to `owned`: no command of it is in flight (Q1),
         // and none is staged before the token of this request is answered, which consumes it: this TagBuffer is not used any
         // more then. Nor is any other of the tag (Q2). The token borrows this queue, or has a Memory of its own.
@@ -1586,12 +1639,14 @@ pub(crate) mod tests {
         let mut info = ublksrv_ctrl_dev_info::default();
         (info.nr_hw_queues, info.queue_depth, info.max_io_buf_bytes) = (1, 4, 512 << 10);
         let id = QueueId::new(0);
+        let info = DeviceInfo::from_raw(info);
         Queue {
             ring_fd: -1,
             state: RefCell::new(State::over(Ring::fake(), None)),
             unanswered: Cell::new(0),
             unmoved_shared: Cell::new(0),
-            descriptors: Descriptors::map(&char_device, &DeviceInfo::from_raw(info), id).unwrap(),
+            info,
+            descriptors: Descriptors::map(&char_device, &info, id).unwrap(),
             memory: Memory::map(4, 512 << 10).unwrap(),
             table: Table::map(4, 0).unwrap(),
             shares: None,

@@ -26,7 +26,7 @@ mod memory;
 mod op;
 mod position;
 mod provided;
-mod registered;
+pub(crate) mod registered;
 mod restrictions;
 mod shared;
 mod sq;
@@ -71,11 +71,19 @@ pub enum Wide {}
 #[derive(Debug)]
 pub enum Local {}
 
+/// Entries of 64 bytes, plain: what an operation has left to be done is done by the thread that submitted it, wherever that is by then.
+#[derive(Debug)]
+pub(crate) enum Plain {}
+
 impl Kind for Wide {
     type Entry = WideOp;
 }
 
 impl Kind for Local {
+    type Entry = Op;
+}
+
+impl Kind for Plain {
     type Entry = Op;
 }
 
@@ -91,6 +99,11 @@ mod sealed {
 
     impl Sealed for super::Wide {
         const SETUP: u32 = IORING_SETUP_SQE128;
+        type Thread = ();
+    }
+
+    impl Sealed for super::Plain {
+        const SETUP: u32 = 0;
         type Thread = ();
     }
 
@@ -187,6 +200,14 @@ impl Ring<Wide> {
     /// `IORING_SETUP_SQE128` since Linux 5.19. In liburing: `io_uring_queue_init_params()`.
     pub fn wide(submissions: u32, completions: u32) -> Result<Ring<Wide>, Error> {
         let (fd, shared) = set_up::<Wide>(submissions, completions)?;
+        Ok(Ring::over(fd, shared, None))
+    }
+}
+
+impl Ring<Plain> {
+    /// Makes a ring with at least this many entries.
+    pub(crate) fn plain(submissions: u32, completions: u32) -> Result<Ring<Plain>, Error> {
+        let (fd, shared) = set_up::<Plain>(submissions, completions)?;
         Ok(Ring::over(fd, shared, None))
     }
 }

@@ -24,7 +24,17 @@ pub(crate) const COMMAND: &str = "paths";
 const TREE: &str = "/usr/src/headers";
 
 /// The modes that an option of the programs names.
-const MODES: [&str; 4] = ["copy", "user-copy", "zero-copy", "auto-register"];
+const MODES: [&str; 5] = ["copy", "get-data", "user-copy", "zero-copy", "auto-register"];
+
+/// Those whose file systems are made in a quick run too.
+const USUAL: [&str; 2] = ["copy", "auto-register"];
+
+/// How requests come to `loop`, and whether clients share its memory. What a mode has not is refused by name.
+const TRANSPORTS: [&str; 2] = ["per-tag", "batch"];
+const SHARED: [&str; 2] = ["per-tag+shared", "batch+shared"];
+
+/// Queues and requests at a time.
+const SHAPES: [&str; 4] = ["1:1", "1:64", "4:1", "4:64"];
 
 /// What a guest calls, beside the project's own programs.
 const TOOLS: [Program; 6] =
@@ -36,7 +46,7 @@ const JUDGED: [&str; 2] = ["loop", "stripe"];
 /// What was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    /// Four cells of fio for each way, where else there is one, and every file system in every mode.
+    /// Four cells of fio for each way, where else there is one, and both file systems in every mode.
     full: bool,
     /// On this series alone.
     kernel: Option<Series>,
@@ -63,18 +73,23 @@ impl Wanted {
     /// The script's arguments, behind the folder: a line for each thing that it is to do.
     fn steps(self) -> Vec<String> {
         let mut steps = vec!["head".to_owned()];
-        let (cells, ios): (&[(u32, u32)], u32) =
-            if self.full { (&[(1, 1), (1, 64), (4, 1), (4, 64)], 2000) } else { (&[(4, 64)], 400) };
-        for (server, direct) in [("loop", "on"), ("loop", "off"), ("stripe", "on")] {
-            for mode in MODES {
-                for (queues, depth) in cells {
-                    steps.push(format!("cell {server} {mode} {direct} {queues} {depth} {ios}"));
-                }
+        let (ios, shapes) = if self.full { (600, SHAPES.join(" ")) } else { (400, SHAPES[3].to_owned()) };
+        let mut cells = |server, mode, transport, direct| {
+            steps.push(format!("cells {server} {mode} {transport} {direct} {ios} {shapes}"));
+        };
+        for mode in MODES {
+            for transport in TRANSPORTS {
+                cells("loop", mode, transport, "on");
+                cells("loop", mode, transport, "off");
             }
+            for transport in SHARED {
+                cells("loop", mode, transport, "on");
+            }
+            cells("stripe", mode, TRANSPORTS[0], "on");
         }
         for mode in MODES {
             for filesystem in ["ext4", "xfs"] {
-                if self.full || [MODES[0], MODES[3]].contains(&mode) {
+                if self.full || USUAL.contains(&mode) {
                     steps.push(format!("tree {mode} {filesystem} {TREE}"));
                 }
             }
@@ -147,11 +162,14 @@ mod tests {
     use crate::kernel::Series;
 
     #[test]
-    fn every_mode_is_judged_and_a_full_run_has_four_cells_where_a_quick_one_has_one() {
+    fn every_mode_goes_with_every_transport_and_a_full_run_has_four_cells_where_a_quick_one_has_one() {
         let (quick, full) = (Wanted::default(), Wanted { full: true, kernel: None });
         let count = |wanted: Wanted, word: &str| wanted.steps().iter().filter(|step| step.starts_with(word)).count();
-        assert_eq!((count(quick, "cell "), count(full, "cell ")), (12, 48));
-        assert_eq!((count(quick, "tree "), count(full, "tree ")), (4, 8));
+        let cells = |wanted: Wanted| wanted.steps().iter().map(|step| step.matches(':').count()).sum::<usize>();
+        // Five modes: of loop by two transports with direct I/O or without, and by both with shared memory; and of stripe.
+        assert_eq!((count(quick, "cells "), count(full, "cells ")), (35, 35));
+        assert_eq!((cells(quick), cells(full)), (35, 140));
+        assert_eq!((count(quick, "tree "), count(full, "tree ")), (4, 10));
     }
 
     #[test]

@@ -10,17 +10,20 @@ pub(crate) enum Choice {
     ZeroCopy,
     UserCopy,
     Copy,
+    GetData,
 }
 
-/// Each with the word for it, and with what the driver must have. A device of the first two has what the third needs, too.
-pub(crate) const MODES: [(Choice, &str, Features); 4] = [
+/// Each with the word for it, and with what the driver must have.
+const MODES: [(Choice, &str, Features); 5] = [
     (Choice::AutoRegister, "auto-register", Features::AUTO_BUF_REG),
     (Choice::ZeroCopy, "zero-copy", Features::SUPPORT_ZERO_COPY),
     (Choice::UserCopy, "user-copy", Features::USER_COPY),
     (Choice::Copy, "copy", Features::NONE),
+    (Choice::GetData, "get-data", Features::NEED_GET_DATA),
 ];
 
-/// The best first. User copy is not among them: it copies as often as copy mode, and takes a system call more.
+/// The best first. User copy is not among them: it copies as often as copy mode, and takes a system call more. Nor is get data, which
+/// spares memory and nothing else.
 const BEST: [Choice; 3] = [Choice::AutoRegister, Choice::ZeroCopy, Choice::Copy];
 
 impl Choice {
@@ -36,11 +39,8 @@ impl Choice {
     pub(crate) fn make(wanted: Option<Choice>, offered: Features) -> Result<(Choice, String), String> {
         if let Some(choice) = wanted {
             let (name, needs) = choice.about();
-            return if offered.contains(needs) {
-                Ok((choice, format!("{name}: asked for")))
-            } else {
-                Err(format!("--mode {name}: this driver has no {}", since("since Linux", needs)))
-            };
+            need(&format!("--mode {name}"), needs, offered)?;
+            return Ok((choice, format!("{name}: asked for")));
         }
         let mut lacks = Vec::new();
         for choice in BEST {
@@ -65,6 +65,14 @@ impl Choice {
         let found = MODES.iter().find(|(choice, ..)| *choice == self);
         found.map_or(("copy", Features::NONE), |(_, name, needs)| (name, *needs))
     }
+}
+
+/// Says of an option what it takes that the driver has not.
+pub(crate) fn need(option: &str, needs: Features, offered: Features) -> Result<(), String> {
+    if offered.contains(needs) {
+        return Ok(());
+    }
+    Err(format!("{option}: this driver has no {}", since("since Linux", needs)))
 }
 
 /// A feature, and the Linux that has it.

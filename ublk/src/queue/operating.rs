@@ -22,15 +22,16 @@ use ublk_sys::{ublksrv_io_cmd, ublksrv_io_desc};
 use crate::device_info::MAX_OPERATIONS;
 use crate::errno::Errno;
 use crate::error::{Command, Error};
-use crate::id::{SharedIndex, Tag};
+use crate::id::{QueueId, SharedIndex, Tag};
 use crate::mode::{Data, Mode};
 use crate::queue::operations::Completed;
 use crate::queue::request::{Held, Moved, Operation, Request, SharedPlace, Work, failed};
+use crate::queue::shares::NOT_SHARED;
 use crate::queue::table::{Mark, Record, SEGMENTS, Segment, Table};
 use crate::queue::{NO_TAG, Queue, State, push, words};
 use crate::ring::{Completion, Op, OpFile};
 use crate::shared_memory::SharedMemory;
-use crate::syscall;
+use crate::syscall::{self, Fd};
 use crate::units::u64_from;
 
 /// User data of an operation of the ring for a request has this bit, its tag at bit 0, and its index at bit 16.
@@ -50,9 +51,6 @@ pub(super) struct Place {
     /// The entry of the ring's table of buffers, where it is in one; else in the tag's buffer.
     pub(super) buffer: Option<u16>,
 }
-
-const NOT_SHARED: Error =
-    Error::Invalid { what: "memory is shared with a device that has UBLK_F_SHMEM_ZC, under its number" };
 
 /// Makes an operation on memory of this process: of a file, from an offset on, at an address, of a length.
 type Plain<'f> = unsafe fn(OpFile<'f>, u64, u64, u32) -> Op;
@@ -199,12 +197,10 @@ impl<M: Mode> Queue<M> {
     /// `IORING_REGISTER_BUFFERS_UPDATE` (Linux 5.13).
     pub fn register_shared(&self, index: SharedIndex, memory: &SharedMemory) -> Result<(), Error> {
         let shares = self.shares.as_ref().ok_or(NOT_SHARED)?;
-        let slot = shares.free(index).ok_or(Error::Invalid { what: "a queue has 64 pieces of memory, each once" })?;
-        let address = memory.address().ok_or(NOT_SHARED)?;
-        let len = u64_from(memory.len_bytes());
-        self.state()?.ring.set_buffer(u32::from(self.depth) + u32::from(slot), address, len)?;
-        shares.set(slot, index, address, len);
-        Ok(())
+        let state = self.state()?;
+        shares.add(index, memory, |slot, address, len| {
+            state.ring.set_buffer(u32::from(self.depth) + u32::from(slot), address, len)
+        })
     }
 
     /// Takes back what [`register_shared`](Queue::register_shared) gave. Operations that are under way on it go on.
@@ -243,10 +239,7 @@ impl<M: Mode> Queue<M> {
         if let [only] = segments {
             let (addr, len) = (only.address, u32::try_from(only.len).map_err(|_| wrong)?);
             if let Some(buffer) = buffer {
-                let make: Fixed<'_> = if reads { Op::read_fixed } else { Op::write_fixed };
-                // SAFETY: the bytes lie within pages that the ring holds, those of the tag's request or of memory that is shared with
-                // clients and of which nobody has a reference. The kernel checks against them.
-                return Ok(unsafe { make(file, offset, addr, len, buffer) });
+                return Ok(pages_op(reads, file, offset, addr, len, buffer));
             }
             let make: Plain<'_> = if reads { Op::read } else { Op::write };
             // SAFETY: the bytes lie within the tag's buffer. That stays mapped until the operation has completed, and nobody else
@@ -291,14 +284,6 @@ impl<M: Mode> Queue<M> {
     pub(super) fn timeout_op(&self, address: u64) -> Op {
         // SAFETY: as in `data_op` of a list of ranges.
         unsafe { Op::timeout(address, 0) }
-    }
-
-    /// Registers a request's pages as the ring's buffer `index`, or gives them back.
-    fn registration(&self, command: Command, tag: Tag, index: u16) -> Op {
-        let mut sent = ublksrv_io_cmd::default();
-        (sent.q_id, sent.tag, sent.addr) = (self.id.raw(), tag.raw(), index.into());
-        // SAFETY: the command names an entry of the ring's table, and no memory of this process.
-        unsafe { Op::uring_cmd(&self.char_device, command.raw(), words(&sent)) }
     }
 
     /// Starts the operations that the table has of a request, whose token is consumed.
@@ -359,7 +344,7 @@ impl<M: Mode> Queue<M> {
         if M::DATA == Data::ByCommand && self.table.set(tag, Mark::REGISTERED) {
             // The driver registers as the command is taken from the ring, before the kernel looks at what comes after it. If it
             // fails, the operations find nothing there, and fail with EFAULT.
-            let op = self.registration(Command::REGISTER_IO_BUF, tag, tag.raw());
+            let op = registration(&self.char_device, Command::REGISTER_IO_BUF, self.id, tag, tag.raw());
             if push(&mut state.ring, op, operation_user_data(tag, REGISTER)).is_err() {
                 self.table.clear(tag, Mark::REGISTERED);
                 return Err(Errno::EAGAIN);
@@ -417,12 +402,28 @@ impl<M: Mode> Queue<M> {
         self.table.clear(tag, Mark::BOUNCED);
         self.table.clear(tag, Mark::UNREGISTERED);
         if self.table.clear(tag, Mark::REGISTERED) {
-            let op = self.registration(Command::UNREGISTER_IO_BUF, tag, tag.raw());
+            let op = registration(&self.char_device, Command::UNREGISTER_IO_BUF, self.id, tag, tag.raw());
             push(&mut state.ring, op, operation_user_data(tag, UNREGISTER))?;
             self.table.set(tag, Mark::UNREGISTERING);
         }
         Ok(())
     }
+}
+
+/// Registers a request's pages as buffer `index` of the ring that does it, or gives them back.
+pub(super) fn registration(char_device: &Fd, command: Command, queue: QueueId, tag: Tag, index: u16) -> Op {
+    let mut sent = ublksrv_io_cmd::default();
+    (sent.q_id, sent.tag, sent.addr) = (queue.raw(), tag.raw(), index.into());
+    // SAFETY: the command names an entry of the ring's table, and no memory of this process.
+    unsafe { Op::uring_cmd(char_device, command.raw(), words(&sent)) }
+}
+
+/// An operation that moves bytes of buffer `index` of the ring that does it, from a file or to it.
+pub(super) fn pages_op(reads: bool, file: OpFile<'_>, offset: u64, addr: u64, len: u32, index: u16) -> Op {
+    let make: Fixed<'_> = if reads { Op::read_fixed } else { Op::write_fixed };
+    // SAFETY: the bytes lie within pages that the ring holds, those of a request or of memory that is shared with clients and of which
+    // nobody has a reference. The kernel checks against them.
+    unsafe { make(file, offset, addr, len, index) }
 }
 
 /// User data of an operation of a tag's request.

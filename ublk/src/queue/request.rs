@@ -12,10 +12,11 @@ use ublk_sys::{
     ublk_shmem_zc_offset, ublksrv_get_op, ublksrv_io_desc,
 };
 
+use crate::device_info::DeviceInfo;
 use crate::errno::Errno;
 use crate::error::Error;
 use crate::flag_set::flag_set;
-use crate::id::{SharedIndex, Tag};
+use crate::id::{QueueId, SharedIndex, Tag};
 use crate::mode::{self, Buffered, Mode, UserCopied};
 use crate::overlays::Overlays;
 use crate::queue::Queue;
@@ -309,7 +310,7 @@ impl Held {
     }
 
     /// As [`range`](Held::range), of data that the driver has.
-    fn own_range(&self, operation: Operation, offset: usize, len: usize) -> Result<Range<usize>, Errno> {
+    pub(super) fn own_range(&self, operation: Operation, offset: usize, len: usize) -> Result<Range<usize>, Errno> {
         if self.shared.is_some() { Err(Errno::EINVAL) } else { self.range(operation, offset, len) }
     }
 
@@ -550,6 +551,25 @@ impl<M: Buffered> Request<'_, M> {
     }
 }
 
+impl Request<'_, mode::ZeroCopy> {
+    /// Takes the request out of its queue's hands, for another thread to work on and answer: see
+    /// [`PreparedQueue::helper`](crate::PreparedQueue::helper).
+    ///
+    /// The queue serves on meanwhile, and is to stay for the answer, as for [`Request::detach`].
+    ///
+    /// # Kernel
+    ///
+    /// As for [`Request::detach`].
+    #[must_use = "a request that is dropped unanswered fails with EIO"]
+    pub fn detach_pages(self) -> DetachedPages {
+        // Not dropped: it lives on, detached.
+        let mut request = ManuallyDrop::new(self);
+        let queue = request.queue;
+        let (memory, device, id) = (queue.detach(request.held.tag), queue.info, queue.id);
+        DetachedPages { held: request.held.take(), memory, device, queue: id, answered: false }
+    }
+}
+
 impl<M: UserCopied> Request<'_, M> {
     /// Copies bytes of a WRITE or a ZONE_APPEND, from `offset` in the request on, as many as `into` has.
     ///
@@ -636,10 +656,7 @@ impl DetachedRequest {
 
     fn answer(&mut self, letter: Letter) -> Result<(), Error> {
         self.answered = true;
-        let letter_box = self.memory.letter_box(self.held.tag).ok_or(Error::QueueGone)?;
-        letter_box.post(letter).map_err(|Gone| Error::QueueGone)?;
-        self.memory.mailbox().ring();
-        Ok(())
+        post(&self.memory, self.held.tag, letter)
     }
 }
 
@@ -647,9 +664,83 @@ impl Drop for DetachedRequest {
     fn drop(&mut self) {
         if !self.answered {
             // Nobody is there to be told that the queue is gone.
-            let _ = self.answer(Letter { result: failed(Errno::EIO), unanswered: true });
+            let _ = self.answer(DROPPED);
         }
     }
+}
+
+/// A request that any thread may answer, and whose data is in its client's pages ([`Request::detach_pages`]): a
+/// [`Helper`](crate::Helper) works on it.
+///
+/// For its queue, and for who drops or forgets it, it is what a [`DetachedRequest`] is.
+///
+/// What of it only its queue can answer with more than success or an errno, a ZONE_APPEND, a REPORT_ZONES or a READ with
+/// metadata, is not to be detached: completed, it fails with `EIO`.
+#[derive(Debug)]
+#[must_use = "a request that is dropped unanswered fails with EIO"]
+pub struct DetachedPages {
+    held: Held,
+    memory: Memory,
+    device: DeviceInfo,
+    queue: QueueId,
+    answered: bool,
+}
+
+static_assertions::assert_impl_all!(DetachedPages: Send);
+static_assertions::assert_not_impl_any!(DetachedPages: Sync);
+
+impl DetachedPages {
+    about_the_request!();
+
+    /// Answers that it was not done, and why, as [`Request::fail`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::QueueGone`]: nobody hears the answer.
+    pub fn fail(mut self, errno: Errno) -> Result<(), Error> {
+        self.answer(failed(errno))
+    }
+
+    pub(super) fn answer(&mut self, result: i32) -> Result<(), Error> {
+        self.answered = true;
+        post(&self.memory, self.held.tag, Letter { result, unanswered: false })
+    }
+
+    pub(super) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    pub(super) fn held_mut(&mut self) -> &mut Held {
+        &mut self.held
+    }
+
+    pub(super) fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    pub(super) fn queue(&self) -> QueueId {
+        self.queue
+    }
+}
+
+impl Drop for DetachedPages {
+    fn drop(&mut self) {
+        if !self.answered {
+            // As for a DetachedRequest.
+            let _ = post(&self.memory, self.held.tag, DROPPED);
+        }
+    }
+}
+
+/// What is answered where nobody did.
+const DROPPED: Letter = Letter { result: Errno::EIO.raw().saturating_neg(), unanswered: true };
+
+/// Puts the answer to a detached request where its queue finds it, and wakes that.
+fn post(memory: &Memory, tag: Tag, letter: Letter) -> Result<(), Error> {
+    let letter_box = memory.letter_box(tag).ok_or(Error::QueueGone)?;
+    letter_box.post(letter).map_err(|Gone| Error::QueueGone)?;
+    memory.mailbox().ring();
+    Ok(())
 }
 
 /// Where the data of a READ goes, front to back.

@@ -6,7 +6,11 @@ use crate::hosting::BufferLock;
 use crate::id::SharedIndex;
 use crate::mapping::Mapping;
 use crate::queue::request::SharedPlace;
+use crate::shared_memory::SharedMemory;
 use crate::units::u64_from;
+
+pub(super) const NOT_SHARED: Error =
+    Error::Invalid { what: "memory is shared with a device that has UBLK_F_SHMEM_ZC, under its number" };
 
 /// How many there can be.
 pub(super) const SHARED: u32 = 64;
@@ -52,6 +56,20 @@ impl Shares {
             return None;
         }
         Shares::slots().find(|slot| self.word(*slot, 0) == 0)
+    }
+
+    /// Shares what `register` puts into a slot of the ring's table, which is given its address and its length.
+    pub(super) fn add(
+        &self,
+        index: SharedIndex,
+        memory: &SharedMemory,
+        register: impl FnOnce(u16, u64, u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let slot = self.free(index).ok_or(Error::Invalid { what: "a queue has 64 pieces of memory, each once" })?;
+        let (address, len) = (memory.address().ok_or(NOT_SHARED)?, u64_from(memory.len_bytes()));
+        register(slot, address, len)?;
+        self.set(slot, index, address, len);
+        Ok(())
     }
 
     pub(super) fn set(&self, slot: u16, index: SharedIndex, address: u64, len: u64) {

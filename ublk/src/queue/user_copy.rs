@@ -9,7 +9,7 @@ use crate::errno::Errno;
 use crate::id::{QueueId, Tag};
 use crate::mode::Mode;
 use crate::queue::Queue;
-use crate::syscall;
+use crate::syscall::{self, Fd};
 use crate::units::u64_from;
 
 /// What a READ is filled with where nobody did.
@@ -71,19 +71,24 @@ impl<M: Mode> Queue<M> {
 
     /// Zeroes a range of a READ.
     pub(super) fn zero_out(&self, tag: Tag, range: Range<usize>) -> Result<(), Errno> {
-        let mut at = range.start;
-        while at < range.end {
-            let mut left = range.end - at;
-            let pieces: [&[u8]; 32] = core::array::from_fn(|_| {
-                let piece = ZEROES.get(..left.min(ZEROES.len())).unwrap_or_default();
-                left -= piece.len();
-                piece
-            });
-            let count = syscall::pwrite(&self.char_device, &pieces, position(self.id, tag, at))?;
-            at += rest_after(count, range.end - at).ok_or(Errno::EFAULT)?;
-        }
-        Ok(())
+        zero_out(&self.char_device, self.id, tag, range)
     }
+}
+
+/// Zeroes a range of a READ of this queue.
+pub(super) fn zero_out(char_device: &Fd, queue: QueueId, tag: Tag, range: Range<usize>) -> Result<(), Errno> {
+    let mut at = range.start;
+    while at < range.end {
+        let mut left = range.end - at;
+        let pieces: [&[u8]; 32] = core::array::from_fn(|_| {
+            let piece = ZEROES.get(..left.min(ZEROES.len())).unwrap_or_default();
+            left -= piece.len();
+            piece
+        });
+        let count = syscall::pwrite(char_device, &pieces, position(queue, tag, at))?;
+        at += rest_after(count, range.end - at).ok_or(Errno::EFAULT)?;
+    }
+    Ok(())
 }
 
 /// What a copy has moved, of as much as there was. The driver says 0 where it could move nothing, because memory could not be

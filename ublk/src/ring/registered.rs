@@ -6,7 +6,7 @@
 use crate::error::{Error, SystemCall};
 use crate::ring::buffer_ring::{BufferRing, BufferUse};
 use crate::ring::restrictions::Restrictions;
-use crate::ring::{DisabledRing, Local, Ring};
+use crate::ring::{DisabledRing, Kind, Op, Ring};
 use crate::syscall::{self, Fd, Registered};
 
 fn register_sparse(ring: &Fd, table: Registered, count: u32) -> Result<(), Error> {
@@ -17,11 +17,29 @@ fn register_sparse(ring: &Fd, table: Registered, count: u32) -> Result<(), Error
     syscall::register_sparse(ring, table, count).map_err(|errno| call.failed(errno))
 }
 
+/// A table of files for a ring, in whichever state it is.
+pub(crate) fn register_files(ring: &Fd, count: u32) -> Result<(), Error> {
+    register_sparse(ring, Registered::Files, count)
+}
+
+/// Puts a file into a slot of that table.
+pub(crate) fn set_file(ring: &Fd, index: u32, file: &Fd) -> Result<(), Error> {
+    update_file(ring, index, Some(file))
+}
+
 fn update_file(ring: &Fd, index: u32, file: Option<&Fd>) -> Result<(), Error> {
     match syscall::update_file(ring, index, file) {
         Ok(1) => Ok(()),
         Ok(other) => Err(Error::Implausible { what: "the count of changed files, of one", value: other.into() }),
         Err(errno) => Err(SystemCall::UpdateFiles.failed(errno)),
+    }
+}
+
+fn update_buffer(ring: &Fd, index: u32, address: u64, len: u64) -> Result<(), Error> {
+    match syscall::update_buffer(ring, index, address, len) {
+        Ok(1) => Ok(()),
+        Ok(other) => Err(Error::Implausible { what: "the count of changed buffers, of one", value: other.into() }),
+        Err(errno) => Err(SystemCall::RegisterBuffers.failed(errno)),
     }
 }
 
@@ -37,7 +55,7 @@ impl DisabledRing {
     /// `IORING_REGISTER_FILES2` with `IORING_RSRC_REGISTER_SPARSE`, Linux 5.19. In liburing:
     /// `io_uring_register_files_sparse()`.
     pub fn register_files(&self, count: u32) -> Result<(), Error> {
-        register_sparse(&self.fd, Registered::Files, count)
+        register_files(&self.fd, count)
     }
 
     /// Puts a file into a slot of the table, in place of the one that was there:
@@ -54,7 +72,7 @@ impl DisabledRing {
     ///
     /// `IORING_REGISTER_FILES_UPDATE`, Linux 5.5. In liburing: `io_uring_register_files_update()`.
     pub fn set_file(&self, index: u32, file: &Fd) -> Result<(), Error> {
-        update_file(&self.fd, index, Some(file))
+        set_file(&self.fd, index, file)
     }
 
     /// Empties a slot of the table of files.
@@ -79,6 +97,14 @@ impl DisabledRing {
     /// `io_uring_register_buffers_sparse()`.
     pub fn register_buffers(&self, count: u32) -> Result<(), Error> {
         register_sparse(&self.fd, Registered::Buffers, count)
+    }
+
+    /// Puts memory of this process into a slot of the table of buffers, whose pages the kernel pins until the slot is emptied or the
+    /// ring has ended: `len` bytes at `address`.
+    ///
+    /// In liburing: `io_uring_register_buffers_update_tag()`.
+    pub(crate) fn set_buffer(&self, index: u32, address: u64, len: u64) -> Result<(), Error> {
+        update_buffer(&self.fd, index, address, len)
     }
 
     /// Gives the ring `count` buffers, a power of two up to 32,768, each of `buffer_bytes`, as the group `group`, which
@@ -121,14 +147,14 @@ impl DisabledRing {
 }
 
 /// As for a [`DisabledRing`], of a ring that serves.
-impl Ring<Local> {
+impl<K: Kind<Entry = Op>> Ring<K> {
     /// As [`DisabledRing::register_files`].
     ///
     /// # Errors
     ///
     /// As there.
     pub fn register_files(&self, count: u32) -> Result<(), Error> {
-        register_sparse(&self.fd, Registered::Files, count)
+        register_files(&self.fd, count)
     }
 
     /// As [`DisabledRing::set_file`].
@@ -137,7 +163,7 @@ impl Ring<Local> {
     ///
     /// As there.
     pub fn set_file(&self, index: u32, file: &Fd) -> Result<(), Error> {
-        update_file(&self.fd, index, Some(file))
+        set_file(&self.fd, index, file)
     }
 
     /// As [`DisabledRing::clear_file`].
@@ -158,16 +184,9 @@ impl Ring<Local> {
         register_sparse(&self.fd, Registered::Buffers, count)
     }
 
-    /// Puts memory of this process into a slot of the table of buffers, whose pages the kernel pins until the slot is emptied or the
-    /// ring has ended: `len` bytes at `address`.
-    ///
-    /// In liburing: `io_uring_register_buffers_update_tag()`.
+    /// As [`DisabledRing::set_buffer`].
     pub(crate) fn set_buffer(&self, index: u32, address: u64, len: u64) -> Result<(), Error> {
-        match syscall::update_buffer(&self.fd, index, address, len) {
-            Ok(1) => Ok(()),
-            Ok(other) => Err(Error::Implausible { what: "the count of changed buffers, of one", value: other.into() }),
-            Err(errno) => Err(SystemCall::RegisterBuffers.failed(errno)),
-        }
+        update_buffer(&self.fd, index, address, len)
     }
 
     /// Empties a slot of the table of buffers.

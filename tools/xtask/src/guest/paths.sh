@@ -1,13 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Every way in which data can travel, judged by programs that know nothing of it. As root, with loop and stripe on the PATH:
-#   paths FOLDER head                                     the head of the table
-#   paths FOLDER cell SERVER MODE DIRECT QUEUES QD IOS    fio writes, reads, trims and verifies: a row of the table
-#   paths FOLDER tree MODE FILESYSTEM TREE                a file system on loop holds the files of TREE
-#   paths FOLDER discard MODE                             blkdiscard gives the space of the file behind loop back
-#   paths FOLDER short MODE                               a file that is shortened within a block reads as zeroes behind its end
-#   paths FOLDER durable MODE                             each FLUSH and each FUA waits for an fdatasync of its own
-# FOLDER is where the files behind the disks are made. What a driver has not is a row that says so, and no failure.
+#   paths FOLDER head                         the head of the table
+#   paths FOLDER cells SERVER MODE TRANSPORT DIRECT IOS QUEUES:QD...
+#                                             fio writes, reads, trims and verifies: a row of the table for each QUEUES:QD
+#   paths FOLDER tree MODE FILESYSTEM TREE    a file system on loop holds the files of TREE
+#   paths FOLDER discard MODE                 blkdiscard gives the space of the file behind loop back
+#   paths FOLDER short MODE                   a file that is shortened within a block reads as zeroes behind its end
+#   paths FOLDER durable MODE                 each FLUSH and each FUA waits for an fdatasync of its own
+# FOLDER is where the files behind the disks are made. TRANSPORT is per-tag or batch, and of loop also per-tag+shared or batch+shared:
+# then fio's memory is the server's too. What a driver has not, or the crate refuses by name, is a row that says so, and no failure.
 set -eu
 folder=$1
 what=$2
@@ -47,7 +49,7 @@ since() {
 }
 
 row() {
-    printf '%-10s %-7s %-14s %-6s %6s %3s %6s %8s  %s\n' "$@"
+    printf '%-10s %-7s %-14s %-15s %-6s %6s %3s %6s %8s  %s\n' "$@"
 }
 
 kernel=$(uname -r)
@@ -66,17 +68,19 @@ start() {
     fi
     wait "$server" || true
     server=
-    refused=$(cat "$work/complaint")
+    refused=$(tail -n 1 "$work/complaint")
     case $refused in
-        *"this driver has no"*) return 1 ;;
-        *) fail "$* said: $refused" ;;
+        *"this driver has no"* | *UBLK_F_*" excludes "UBLK_F_*) return 1 ;;
+        *) fail "$* said: $(cat "$work/complaint")" ;;
     esac
 }
 
+# Stops the server, and says what it said last ($last).
 stop() {
     kill -TERM "$server"
     wait "$server" || fail "the server ended with status $?"
     server=
+    last=$(cat <&3)
     exec 3<&-
     [ ! -e "$device" ] || fail "$device is still there"
 }
@@ -86,58 +90,96 @@ sums() {
     (cd "$1" && find -L . -type f -print0 | sort -z | xargs -0 sha256sum)
 }
 
+# fio over a server, with a row for what comes of it; not true where it finds an error.
+cell() {
+    name=$1 mode=$2 transport=$3 direct=$4 ios=$5 queues=$6 depth=$7
+    # A quarter ends at a sector that starts no page, and behind the last sector is what is none.
+    bytes=$((64 * 1048576 + 16 * 512))
+    jobs=$queues
+    set -- "$name" --mode "$mode" --direct "$direct" --queues "$queues"
+    case $transport in batch*) set -- "$@" --batch ;; esac
+    # Each job has a buffer of 1 MiB for each request, and one job alone can have the shared memory.
+    case $transport in *+shared) set -- "$@" --shared-memory 68M && jobs=1 ;; esac
+    case $name in
+        loop)
+            truncate -s $((bytes + 300)) "$work/file"
+            set -- "$@" "$work/file"
+            # In the last quarter each write comes behind a trim of its place.
+            mixed=$((bytes / 4 * 3))
+            trims="--name=trims --mem=malloc --rw=trimwrite --offset=$mixed --size=$((bytes - mixed)) --number_ios=$((ios / 4))"
+            ;;
+        stripe)
+            set -- "$@" --chunk 16K
+            for number in 1 2 3 4; do
+                truncate -s $((16 * 1048576 + 300)) "$work/file$number"
+                set -- "$@" "$work/file$number"
+            done
+            bytes=$((64 * 1048576))
+            # It takes no discards.
+            mixed=$bytes trims=
+            ;;
+    esac
+    start "$@" || return 2
+    [ "$(cat "/sys/block/${device#/dev/}/size")" = $((bytes / 512)) ] || fail "$device has the wrong size"
+    memory=malloc
+    case $transport in
+        *+shared)
+            memory=${how##*clients share }
+            memory=mmapshared:${memory%%;*}
+            ;;
+    esac
+    part=$((mixed / jobs))
+    begun=$(now)
+    status=0
+    # Two writes under way to one place could end in either order.
+    # shellcheck disable=SC2086
+    fio --filename="$device" --direct=1 --ioengine=libaio --iodepth="$depth" --randrepeat=1 --serialize_overlap=1 \
+        --bssplit=512/20:1536/10:4k/25:12800/10:64k/25:256k/6:1m/4 \
+        --verify=crc32c --do_verify=1 --verify_fatal=1 --group_reporting \
+        --name=mixed --mem="$memory" --rw=randrw --numjobs="$jobs" --size="$part" --offset_increment="$part" \
+        --number_ios=$((ios / jobs)) $trims >"$work/fio" 2>&1 || status=$?
+    taken=$(since "$begun")
+    done=$(sed -n 's/.*issued rwts: total=\([0-9,]*\) .*/\1/p' "$work/fio" | tr , '\n' | awk '{ sum += $1 } END { print sum + 0 }')
+    if [ $status != 0 ] || ! grep -q 'err= 0' "$work/fio" || grep -q 'err=[^ ]' "$work/fio"; then
+        row "$kernel" "$name" "$mode" "$transport" "$direct" "$queues" "$depth" "$done" "$taken" "status $status"
+        cat "$work/fio"
+        stop
+        return 1
+    fi
+    stop
+    case $transport in
+        *+shared)
+            shared=${last%% requests in shared memory*}
+            shared=${shared##*loop: }
+            # What fio reads and writes beside the trims: half of it, at least, is not split by the block layer.
+            [ "$shared" -ge $((ios / 2)) ] || fail "$shared requests were of shared memory"
+            ;;
+    esac
+    row "$kernel" "$name" "$mode" "$transport" "$direct" "$queues" "$depth" "$done" "$taken" 0
+}
+
 case $what in
     head)
-        row kernel server mode direct queues QD I/Os seconds errors
+        row kernel server mode transport direct queues QD I/Os seconds errors
         ;;
 
-    cell)
-        name=$1 mode=$2 direct=$3 queues=$4 depth=$5 ios=$6
-        # A quarter ends at a sector that starts no page, and behind the last sector is what is none.
-        bytes=$((64 * 1048576 + 16 * 512))
-        case $name in
-            loop)
-                truncate -s $((bytes + 300)) "$work/file"
-                files=$work/file
-                # In the last quarter each write comes behind a trim of its place.
-                mixed=$((bytes / 4 * 3))
-                trims="--name=trims --rw=trimwrite --offset=$mixed --size=$((bytes - mixed)) --number_ios=$((ios / 4))"
-                ;;
-            stripe)
-                for number in 1 2 3 4; do
-                    truncate -s $((16 * 1048576 + 300)) "$work/file$number"
-                done
-                files="--chunk 16K $work/file1 $work/file2 $work/file3 $work/file4"
-                bytes=$((64 * 1048576))
-                # It takes no discards.
-                mixed=$bytes trims=
-                ;;
-        esac
-        # shellcheck disable=SC2086
-        if ! start "$name" --mode "$mode" --direct "$direct" --queues "$queues" $files; then
-            row "$kernel" "$name" "$mode" "$direct" - - - - "refused: ${refused##*: }"
-            exit 0
-        fi
-        [ "$(cat "/sys/block/${device#/dev/}/size")" = $((bytes / 512)) ] || fail "$device has the wrong size"
-        part=$((mixed / queues))
-        begun=$(now)
-        status=0
-        # Two writes under way to one place could end in either order.
-        # shellcheck disable=SC2086
-        fio --filename="$device" --direct=1 --ioengine=libaio --iodepth="$depth" --randrepeat=1 --serialize_overlap=1 \
-            --bssplit=512/20:1536/10:4k/25:12800/10:64k/25:256k/6:1m/4 \
-            --verify=crc32c --do_verify=1 --verify_fatal=1 --group_reporting \
-            --name=mixed --rw=randrw --numjobs="$queues" --size="$part" --offset_increment="$part" \
-            --number_ios=$((ios / queues)) $trims >"$work/fio" 2>&1 || status=$?
-        taken=$(since "$begun")
-        done=$(sed -n 's/.*issued rwts: total=\([0-9,]*\) .*/\1/p' "$work/fio" | tr , '\n' | awk '{ sum += $1 } END { print sum + 0 }')
-        if [ $status != 0 ] || ! grep -q 'err= 0' "$work/fio" || grep -q 'err=[^ ]' "$work/fio"; then
-            row "$kernel" "$name" "$mode" "$direct" "$queues" "$depth" "$done" "$taken" "status $status"
-            cat "$work/fio"
-            exit 1
-        fi
-        stop
-        row "$kernel" "$name" "$mode" "$direct" "$queues" "$depth" "$done" "$taken" 0
+    cells)
+        name=$1 mode=$2 transport=$3 direct=$4 ios=$5
+        shift 5
+        wrong=0
+        for shape; do
+            came=0
+            cell "$name" "$mode" "$transport" "$direct" "$ios" "${shape%:*}" "${shape#*:}" || came=$?
+            case $came in
+                0) ;;
+                2)
+                    row "$kernel" "$name" "$mode" "$transport" "$direct" - - - - "refused: ${refused#*: }"
+                    exit 0
+                    ;;
+                *) wrong=1 ;;
+            esac
+        done
+        exit $wrong
         ;;
 
     tree)
