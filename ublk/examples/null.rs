@@ -101,6 +101,9 @@ fn serve(options: &Options) -> Result<(), String> {
     let params = Params::new(size, Cache::None).block_bytes(options.block_bytes);
     let stopped = Server::new(options.device, params)
         .stop_on_signals()
+        .when_in_use(|device| {
+            eprintln!("null: /dev/ublkb{} is in use: a second signal ends it all the same", device.id())
+        })
         .run(answer, |device| println!("/dev/ublkb{}", device.id()))
         .map_err(|error| error.to_string())?;
     println!("null: {stopped}");

@@ -215,6 +215,9 @@ fn serve(options: &Options) -> Result<(), String> {
     }
     let stopped = Server::new(device, *disk.params())
         .stop_on_signals()
+        .when_in_use(|device| {
+            eprintln!("ramdisk: /dev/ublkb{} is in use: a second signal ends it all the same", device.id())
+        })
         .restrict(&[])
         .run(|request| disk.answer(request), |device| println!("/dev/ublkb{}", device.id()))
         .map_err(|error| error.to_string())?;

@@ -299,6 +299,9 @@ fn serve<M: Mode>(options: &Options, backings: &[Backing], choice: Choice, why: 
     let lost = AtomicBool::new(false);
     let stopped = Server::new(device, params)
         .stop_on_signals()
+        .when_in_use(|device| {
+            eprintln!("stripe: /dev/ublkb{} is in use: a second signal ends it all the same", device.id())
+        })
         .run_events(
             |queue| {
                 // The driver gives no more queues than were asked for.

@@ -400,6 +400,9 @@ fn serve<M: UserCopied>(options: &Options) -> Result<(), String> {
     }
     let stopped = Server::new(device, params)
         .stop_on_signals()
+        .when_in_use(|device| {
+            eprintln!("zoned: /dev/ublkb{} is in use: a second signal ends it all the same", device.id())
+        })
         .run_events(
             |queue| queue.register_file(&memory),
             |file, event| disk.answer(*file, event),

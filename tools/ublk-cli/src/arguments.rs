@@ -265,7 +265,8 @@ fn add() -> Command {
     Command::new("add")
         .about("Makes a device and serves it in the foreground, until SIGINT or SIGTERM")
         .long_about(
-            "Makes a device and serves it in the foreground, until SIGINT or SIGTERM, or until it is stopped from outside. \
+            "Makes a device and serves it in the foreground, until SIGINT or SIGTERM (the first ends it when nobody has the disk \
+             open, the second at once), or until it is stopped from outside. \
              Then it is deleted. When the disk can be used, its path is printed on standard output.",
         )
         .after_long_help(

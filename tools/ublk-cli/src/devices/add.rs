@@ -115,7 +115,14 @@ fn serve(device: NewDevice, disk: &Disk<Target>, as_json: bool) -> Result<(), Fa
         // Who does not listen is served all the same.
         let _ = writeln!(io::stdout(), "{line}");
     };
-    let server = Server::new(device, *disk.params()).stop_on_signals();
+    let server = Server::new(device, *disk.params()).stop_on_signals().when_in_use(|device| {
+        // Whoever closed standard error does not want to hear it.
+        let _ = writeln!(
+            io::stderr(),
+            "ublkctl add: /dev/ublkb{} is in use: a second signal ends it all the same",
+            device.id()
+        );
+    });
     let stopped = server.run(|request| disk.answer(request), started)?;
     if as_json {
         let line = json!({"id": live.map(DeviceId::raw), "stopped": stopped.to_string()});
