@@ -77,6 +77,7 @@ impl Drop for Backing {
 }
 
 const BLOCK: usize = 4096;
+const BLOCK_BYTES: u64 = 4096;
 const BLOCKS_OF_A_WRITER: u64 = 32;
 
 /// What may stand in a block: what was acknowledged last, and each write after it that was not.
@@ -153,7 +154,7 @@ impl Writer {
                 let truth = &mut truths[usize::try_from(place).unwrap()];
                 let begun = Instant::now();
                 if chance.below(3) == 0 {
-                    if check(disk.read_exact_at(&mut bytes, block * BLOCK as u64)) {
+                    if check(disk.read_exact_at(&mut bytes, block * BLOCK_BYTES)) {
                         let found = number_of(&bytes, block);
                         assert!(
                             truth.allows(found),
@@ -163,7 +164,7 @@ impl Writer {
                 } else {
                     number += 1;
                     fill(&mut bytes, block, number);
-                    if check(disk.write_all_at(&bytes, block * BLOCK as u64)) {
+                    if check(disk.write_all_at(&bytes, block * BLOCK_BYTES)) {
                         *truth = Truth { acknowledged: number, attempted: Vec::new() };
                         counts.acknowledged.fetch_add(1, Ordering::Relaxed);
                     } else {
@@ -214,7 +215,7 @@ impl Load {
         for (block, truth) in (0..).zip(&truths) {
             for source in [&disk, &file] {
                 let mut bytes = Aligned::filled(BLOCK, 0);
-                source.read_exact_at(&mut bytes, block * BLOCK as u64).unwrap();
+                source.read_exact_at(&mut bytes, block * BLOCK_BYTES).unwrap();
                 let found = number_of(&bytes, block);
                 assert!(truth.allows(found), "block {block} holds write {found}, not {truth:?}");
             }
@@ -235,7 +236,7 @@ fn start_in_time(arguments: &[&str]) -> (Program, Duration) {
 const WRITERS: u64 = 4;
 
 fn backing_of_writers() -> Backing {
-    Backing::new(WRITERS * BLOCKS_OF_A_WRITER * BLOCK as u64)
+    Backing::new(WRITERS * BLOCKS_OF_A_WRITER * BLOCK_BYTES)
 }
 
 #[test]
@@ -576,8 +577,8 @@ fn a_disk_whose_file_is_on_another_such_disk_is_written_and_stopped() {
     let upper = Program::start("loop", &["--direct", "on", &lower.path]);
     let disk = upper.open();
     let mut bytes = Aligned::filled(1 << 20, 0);
-    for block in 0..256 {
-        fill(&mut bytes[block * BLOCK..][..BLOCK], block as u64, 1);
+    for (block, bytes) in (0..).zip(bytes.chunks_mut(BLOCK)) {
+        fill(bytes, block, 1);
     }
     disk.write_all_at(&bytes, 0).unwrap();
     let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&backing.path).unwrap();
