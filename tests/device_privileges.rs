@@ -92,6 +92,8 @@ fn numbers() -> Vec<libc::c_long> {
 
 macro_rules! numbers {
     ($($name:ident = $number:ident,)*) => {
+        /// Of x86-64, whose calls the paper lists.
+        #[cfg(target_arch = "x86_64")]
         fn number(name: &str) -> libc::c_long {
             match name {
                 $(stringify!($name) => libc::$number,)*
@@ -116,6 +118,11 @@ numbers! {
     sched_getaffinity = SYS_sched_getaffinity, sched_setaffinity = SYS_sched_setaffinity,
     sched_yield = SYS_sched_yield, set_robust_list = SYS_set_robust_list, set_tid_address = SYS_set_tid_address,
     sigaltstack = SYS_sigaltstack, signalfd4 = SYS_signalfd4, statx = SYS_statx, write = SYS_write, writev = SYS_writev,
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn number(name: &str) -> libc::c_long {
+    panic!("{name}: SECURITY.md has the calls of x86-64");
 }
 
 // What is seen.

@@ -283,8 +283,8 @@ impl<M: Mode> NewDevice<M> {
     }
 
     /// Bytes of the largest request, 4 KiB to 32 MiB. The driver rounds down to whole pages. Each tag gets a buffer of
-    /// this size, of which only what is used takes memory: a machine that may run out of it when a WRITE comes wants
-    /// `mlockall(2)` in its server.
+    /// this size, of which only what is used takes memory, unless they are
+    /// [locked](crate::PreparedQueue::lock_buffers): where a machine may run out of it when a WRITE comes.
     pub const fn max_io_bytes(mut self, bytes: u32) -> NewDevice<M> {
         self.max_io_bytes = bytes;
         self

@@ -74,9 +74,10 @@ struct Text {
 
 impl Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.len.saturating_add(text.len());
-        self.bytes.get_mut(self.len..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.len = end;
+        for byte in text.bytes() {
+            *self.bytes.get_mut(self.len).ok_or(fmt::Error)? = byte;
+            self.len += 1;
+        }
         Ok(())
     }
 }

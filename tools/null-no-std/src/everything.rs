@@ -8,8 +8,8 @@ use core::time::Duration;
 
 use ublk::ring::{BufferUse, Entry, Op, OpFile, Restrictions, Ring};
 use ublk::{
-    Control, CpuSet, Device, DeviceId, Discard, Disk, Errno, Error, Fd, Queue, QueueId, ReadAt, ReadCursor,
-    RequestFlags, Sectors, Tag, WriteAt, WriteZeroes,
+    BufferLock, Control, CpuSet, Device, DeviceId, Discard, Disk, Errno, Error, Fd, Queue, QueueId, ReadAt, ReadCursor,
+    RequestFlags, RingOperation, Sectors, Tag, WriteAt, WriteZeroes, hosting,
 };
 
 /// Calls what a loop of its own calls of a queue.
@@ -47,6 +47,13 @@ pub fn of_device(mut device: Device, queue: QueueId, path: &CStr) -> Result<CpuS
     let params = control.params(id)?.read_only().rotational();
     control.set_params(&info, &params)?;
     control.set_patience(Duration::from_secs(1), Duration::from_secs(2));
+    control.set_unprivileged(Some(id));
+    hosting::mark_io_flusher()?;
+    hosting::adjust_oom_score(core::hint::black_box(-1000))?;
+    let mut prepared = device.queue(queue)?;
+    prepared.lock_buffers(BufferLock::Prefaulted)?;
+    prepared.restrict(core::hint::black_box(&[RingOperation::Read, RingOperation::Sync]))?;
+    drop(prepared.fetch()?);
     let cpus = control.queue_affinity(id, queue)?;
     if cpus.iter().count() > 1 {
         cpus.pin_thread()?;

@@ -71,13 +71,15 @@ impl Purpose {
 
 impl RingOperation {
     const fn opcodes(self, has_buffers: bool) -> &'static [u8] {
-        const READ: &[u8] = &[IORING_OP_READ, IORING_OP_READV, IORING_OP_READ_FIXED, IORING_OP_READV_FIXED];
-        const WRITE: &[u8] = &[IORING_OP_WRITE, IORING_OP_WRITEV, IORING_OP_WRITE_FIXED, IORING_OP_WRITEV_FIXED];
         match self {
-            RingOperation::Read if has_buffers => READ,
-            RingOperation::Read => READ.split_at(2).0,
-            RingOperation::Write if has_buffers => WRITE,
-            RingOperation::Write => WRITE.split_at(2).0,
+            RingOperation::Read if has_buffers => {
+                &[IORING_OP_READ, IORING_OP_READV, IORING_OP_READ_FIXED, IORING_OP_READV_FIXED]
+            }
+            RingOperation::Read => &[IORING_OP_READ, IORING_OP_READV],
+            RingOperation::Write if has_buffers => {
+                &[IORING_OP_WRITE, IORING_OP_WRITEV, IORING_OP_WRITE_FIXED, IORING_OP_WRITEV_FIXED]
+            }
+            RingOperation::Write => &[IORING_OP_WRITE, IORING_OP_WRITEV],
             RingOperation::Sync => &[IORING_OP_FSYNC],
             RingOperation::Fallocate => &[IORING_OP_FALLOCATE],
             RingOperation::Timeout => &[IORING_OP_TIMEOUT],
