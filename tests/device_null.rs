@@ -16,7 +16,7 @@ use ublk::{Control, DeviceId};
 const MIB: u64 = 1 << 20;
 
 /// Each server with the most bytes that its file may have.
-const SERVERS: [(&str, u64); 2] = [("null", 400 << 10), ("null-no-std", 72 << 10)];
+const SERVERS: [(&str, u64); 2] = [("null", 408 << 10), ("null-no-std", 72 << 10)];
 
 /// Whether these bytes of the disk are zeroes.
 fn reads_zeroes(disk: &File, offset: u64, len: usize) -> bool {

@@ -96,7 +96,7 @@ use stop::Wakeups;
 #[must_use]
 pub struct Server<M: Mode = mode::Copy> {
     device: NewDevice<M>,
-    origin: Origin,
+    origin: Origin<M>,
     on_signals: bool,
     on_hand_over_signal: bool,
     handle: Option<StopHandle>,
@@ -120,13 +120,11 @@ static_assertions::assert_impl_all!(Server: Send, Sync);
 
 /// Where a server has its device from.
 #[derive(Clone, Copy, Debug)]
-enum Origin {
+enum Origin<M: Mode> {
     /// It adds one with these parameters.
     Added(Params),
-    /// It was another server's, which is gone.
-    Recovered(DeviceInfo),
-    /// It is another server's, which is to let go of it.
-    TakenOver(DeviceInfo),
+    /// It was another server's. How it is taken is a function, so that a program that takes none has no code for it.
+    Found(DeviceInfo, fn(Control, &DeviceInfo, &NewDevice<M>) -> Result<Device<M>, Error>),
 }
 
 /// How long a server that is to stop waits while its target answers nothing, unless it is told otherwise.
@@ -141,15 +139,15 @@ impl<M: Mode> Server<M> {
     /// A server for a device that has lost its server, as [`Control::info`](crate::Control::info) has found it; see
     /// [`Device::recover`]. Of `device` counts what is the server's own.
     pub const fn recover(device: NewDevice<M>, found: DeviceInfo) -> Server<M> {
-        Server::of(device, Origin::Recovered(found))
+        Server::of(device, Origin::Found(found, Device::recover))
     }
 
     /// A server for a device whose server is to be relieved; see [`Device::take_over`].
     pub const fn take_over(device: NewDevice<M>, found: DeviceInfo) -> Server<M> {
-        Server::of(device, Origin::TakenOver(found))
+        Server::of(device, Origin::Found(found, Device::take_over))
     }
 
-    const fn of(device: NewDevice<M>, origin: Origin) -> Server<M> {
+    const fn of(device: NewDevice<M>, origin: Origin<M>) -> Server<M> {
         Server {
             device,
             origin,
@@ -320,7 +318,7 @@ impl<M: Mode> Server<M> {
     {
         let features = match &self.origin {
             Origin::Added(_) => self.device.asked_features(),
-            Origin::Recovered(found) | Origin::TakenOver(found) => found.features(),
+            Origin::Found(found, _) => found.features(),
         };
         let can_hand_over =
             [Features::QUIESCE, Features::USER_RECOVERY_REISSUE].iter().any(|way| features.contains(*way));
@@ -339,8 +337,7 @@ impl<M: Mode> Server<M> {
         let control = Control::open()?;
         let mut device = match &self.origin {
             Origin::Added(params) => Device::add(control, &self.device, params)?,
-            Origin::Recovered(found) => Device::recover(control, found, &self.device)?,
-            Origin::TakenOver(found) => Device::take_over(control, found, &self.device)?,
+            Origin::Found(found, take) => take(control, found, &self.device)?,
         };
         device.control().set_stop_patience(self.patience);
         let mut daemons = daemons(&mut device, self.threads, self.hosting, prepare)?;

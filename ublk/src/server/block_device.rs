@@ -6,7 +6,7 @@
 use std::format;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::errno::Errno;
@@ -42,17 +42,19 @@ pub(super) struct Look {
 
 impl Look {
     /// Begins to look, in a thread that is not waited for: one that hangs in the kernel hangs alone.
-    pub(super) fn begin(self) -> Result<Looking, Error> {
-        let done = Arc::new(Bell::new()?);
-        let (send, receive) = mpsc::channel();
-        let bell = Arc::clone(&done);
-        let spawned = thread::Builder::new().name(format!("ublk{} look", self.id)).spawn(move || {
-            // Nobody may want to know any more.
-            let _ = send.send(self.look());
-            bell.notify();
+    pub(super) fn begin(self) -> Result<Arc<Looking>, Error> {
+        let looking = Arc::new(Looking { done: Bell::new()?, seen: Mutex::new(None) });
+        let told = Arc::clone(&looking);
+        let spawned = thread::Builder::new().spawn(move || {
+            let seen = self.look();
+            // Nobody panics while it is locked, and nobody may want to know any more.
+            if let Ok(mut place) = told.seen.lock() {
+                *place = Some(seen);
+            }
+            told.done.notify();
         });
         match spawned {
-            Ok(_) => Ok(Looking { done, receive }),
+            Ok(_) => Ok(looking),
             Err(error) => Err(SystemCall::Thread.failed(error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))),
         }
     }
@@ -84,14 +86,14 @@ impl Look {
 /// A look that is under way.
 #[derive(Debug)]
 pub(super) struct Looking {
-    /// Notified when there is something to be received.
-    pub(super) done: Arc<Bell>,
-    receive: mpsc::Receiver<Looked>,
+    /// Notified when something was seen.
+    pub(super) done: Bell,
+    seen: Mutex<Option<Looked>>,
 }
 
 impl Looking {
     /// What was seen, once it was.
     pub(super) fn seen(&self) -> Option<Looked> {
-        self.receive.try_recv().ok()
+        self.seen.lock().ok()?.take()
     }
 }
