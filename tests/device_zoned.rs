@@ -249,7 +249,7 @@ fn fio_verifies_what_it_wrote_zone_by_zone_in_each_mode_slow() {
                     "--iodepth=16",
                     "--bs=64k",
                     "--offset=4M",
-                    "--size=60M",
+                    "--size=28M",
                     "--max_open_zones=6",
                     "--verify=crc32c",
                     "--do_verify=1",
@@ -310,13 +310,14 @@ fn btrfs_keeps_files(disk: &str) {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn a_filesystem_for_zones_keeps_its_files_in_each_mode_slow() {
-    for mode in modes() {
-        println!("{mode}");
-        let disk = Program::start("zoned", &["--size", "400M", "--mode", mode]);
-        btrfs_keeps_files(&disk.path);
-        disk.stop();
-    }
+fn a_filesystem_for_zones_keeps_its_files_in_the_newest_mode_slow() {
+    // In user copy it does so in the test of appends below.
+    let all = modes();
+    let mode = all.last().unwrap();
+    println!("{mode}");
+    let disk = Program::start("zoned", &["--size", "400M", "--mode", mode]);
+    btrfs_keeps_files(&disk.path);
+    disk.stop();
 }
 
 // A target of the test's own: all zones have a write pointer, data is copied by call, and it can be told to answer wrongly.

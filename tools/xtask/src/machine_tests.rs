@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::Instant;
 
 use crate::archive;
@@ -81,15 +82,37 @@ pub(crate) fn run(quick: bool, filter: Option<&str>, tally: &mut Tally) -> Resul
     if quick {
         println!("--quick: machines with {newest} only");
     }
+    let mut runs = Vec::new();
     for series in listed {
-        let devices = !kernel::RING_ONLY.contains(&series);
-        let plan = plan(&tests, devices, filter);
-        let on = Kernel::of_series(series)?;
-        run_on(&on, &plan, &tests, &own, tally)?;
-        // What ran in a machine was not skipped.
+        let plan = plan(&tests, !kernel::RING_ONLY.contains(&series), filter);
+        // What runs in a machine is not skipped.
         for test in &plan {
             tally.ignored.remove(test);
         }
+        runs.push((Kernel::of_series(series)?, plan));
+    }
+    // Side by side: a machine waits a good part of its time, for a test about patience, or with one of its processors.
+    let ended: Vec<(Tally, Result<()>)> = thread::scope(|scope| {
+        let (tests, own) = (&tests, &own);
+        let start = |(on, plan)| {
+            scope.spawn(move || {
+                let mut counted = Tally::default();
+                let ended = run_on(on, plan, tests, own, &mut counted);
+                (counted, ended)
+            })
+        };
+        let threads: Vec<_> = runs.iter().map(|(on, plan)| start((on, plan))).collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread.join().unwrap_or_else(|_| (Tally::default(), Err(Failure::new("a machine's thread panicked"))))
+            })
+            .collect()
+    });
+    for (counted, ended) in ended {
+        tally.passed += counted.passed;
+        tally.failed.extend(counted.failed);
+        ended?;
     }
     if !quick {
         // What is not listed fails nothing, not even by being out of reach.
@@ -256,10 +279,11 @@ impl Watch<'_> {
         self.left.retain(|other| *other != test);
         self.ran += 1;
         self.tally.count(&name, passed);
-        println!("{} {name} {seconds:.1} s", if passed { "ok" } else { "FAILED" });
-        // Of a test that has passed it is what it counted.
+        let mut said = format!("{} {name} {seconds:.1} s\n", if passed { "ok" } else { "FAILED" });
+        // Of a test that has passed it is what it counted. In one piece: other machines have something to say, too.
         for line in self.text.lines() {
-            println!("    {line}");
+            said.push_str(&format!("    {line}\n"));
         }
+        print!("{said}");
     }
 }
