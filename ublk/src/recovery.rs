@@ -10,6 +10,8 @@ use crate::device::{Device, NODE_PATIENCE};
 use crate::device_info::{DeviceInfo, NewDevice, State};
 use crate::errno::Errno;
 use crate::error::Error;
+#[cfg(feature = "std")]
+use crate::error::SystemCall;
 use crate::features::Features;
 use crate::id::QueueId;
 use crate::mode::{self, Mode};
@@ -146,7 +148,7 @@ impl<M: Mode> Device<M> {
         }
         serving.check_own(found.depth())?;
         let deadline = control.command_deadline();
-        let mut touched = 0;
+        let mut touched = control.features()?.contains(Features::PER_IO_DAEMON);
         loop {
             let info = control.info(id)?;
             if !info.is_same_device(found) {
@@ -157,17 +159,20 @@ impl<M: Mode> Device<M> {
                 State::DEAD => return Err(not_waiting),
                 State::LIVE if quiesces => control.quiesce(id, LOOK_AGAIN).map(|()| false),
                 State::LIVE => Ok(false),
+                _ if !touched => touch::<M>(found).map(|()| {
+                    touched = true;
+                    false
+                }),
                 _ => control.start_recovery(id).map(|()| true),
             };
             match answer {
                 Ok(true) => break,
-                Ok(false) | Err(Error::Control { errno: Errno::EBUSY, .. }) => {}
+                // The driver is not through with the last server, or another one is just taking the device over.
+                Ok(false)
+                | Err(Error::Control { errno: Errno::EBUSY, .. } | Error::OpenCharDevice { errno: Errno::EBUSY, .. }) =>
+                    {}
                 // It was stopped just now, which the next look tells.
                 Err(Error::Control { errno: Errno::ENODEV, .. }) => {}
-                Err(Error::Control { errno: Errno::EINVAL, .. }) if touched < info.queues() => {
-                    Device::<M>::touch(&mut control, &info, QueueId::new(touched))?;
-                    touched += 1;
-                }
                 Err(error) => return Err(error),
             }
             if deadline.is_over() {
@@ -175,34 +180,56 @@ impl<M: Mode> Device<M> {
             }
             syscall::sleep(LOOK_AGAIN);
         }
-        let (char_device, info, params) = Device::<M>::open_found(&mut control, found)?;
+        let (char_device, info, params) = open_found(&mut control, found, NODE_PATIENCE)?;
         let shape = serving.asked_shape(Overlays::of(&params));
         Ok(Device::recovered(control, info, char_device, shape))
     }
+}
 
-    /// Linux 6.12 takes no further server (`EINVAL`) after one that died when it had mapped the descriptors of a queue, and had not
-    /// fetched all tags of one: until somebody has.
-    fn touch(control: &mut Control, found: &DeviceInfo, queue: QueueId) -> Result<(), Error> {
-        let (char_device, info, _) = Device::<M>::open_found(control, found)?;
-        PreparedQueue::<M>::fetch_and_let_go(&char_device, &info, queue)
-    }
+/// Has every queue of a device that waits fetched whole once, by a thread that has ended when this returns.
+///
+/// Of a server that died while it took the device over Linux 6.12 keeps what it had come to: from then on `START_USER_RECOVERY` is `EINVAL`
+/// where it had fetched no queue, and a null pointer in the kernel where it had fetched one and not another. A queue that was fetched
+/// refuses this, and nothing is changed. What is delivered to nobody is nothing: the device has no server.
+///
+/// Without `std` it is done by the calling thread, and the kernel warns of it where it was not refused: that thread lives on.
+fn touch<M: Mode>(found: &DeviceInfo) -> Result<(), Error> {
+    let fetch = || {
+        let (char_device, info, _) = open_found(&mut Control::open()?, found, Duration::ZERO)?;
+        (0..info.queues())
+            .try_for_each(|queue| PreparedQueue::<M>::fetch_and_let_go(&char_device, &info, QueueId::new(queue)))
+    };
+    #[cfg(feature = "std")]
+    return std::thread::scope(|scope| {
+        let spawned = std::thread::Builder::new().spawn_scoped(scope, fetch);
+        let failed = |error: std::io::Error| {
+            SystemCall::Thread.failed(error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
+        };
+        spawned.map_err(failed)?.join().unwrap_or(Err(Error::Invalid { what: "a thread of a recovery panicked" }))
+    });
+    #[cfg(not(feature = "std"))]
+    fetch()
+}
 
-    /// Opens the char device of a device that waits, if it is still the one that was found.
-    fn open_found(control: &mut Control, found: &DeviceInfo) -> Result<(CharDevice, DeviceInfo, Params), Error> {
-        let id = found.id();
-        let char_device = CharDevice::open(id, NODE_PATIENCE)?;
-        // As when a device is added: the open file pins the id, and what is true of it now stays true.
-        let info = control.info(id)?;
-        let params = control.params(id)?;
-        let numbers = params.as_raw().devt;
-        if char_device.numbers() != Some((numbers.char_major, numbers.char_minor)) {
-            return Err(Error::WrongNode { device: id });
-        }
-        if !info.is_same_device(found) {
-            return Err(Error::Replaced { device: id });
-        }
-        Ok((char_device, info, params))
+/// Opens the char device of a device that waits, if it is still the one that was found.
+fn open_found(
+    control: &mut Control,
+    found: &DeviceInfo,
+    patience: Duration,
+) -> Result<(CharDevice, DeviceInfo, Params), Error> {
+    let id = found.id();
+    let char_device = CharDevice::open(id, patience)?;
+    // As when a device is added: the open file pins the id, and what is true of it now stays true.
+    let info = control.info(id)?;
+    let params = control.params(id)?;
+    let numbers = params.as_raw().devt;
+    if char_device.numbers() != Some((numbers.char_major, numbers.char_minor)) {
+        return Err(Error::WrongNode { device: id });
     }
+    if !info.is_same_device(found) {
+        return Err(Error::Replaced { device: id });
+    }
+    Ok((char_device, info, params))
 }
 
 #[cfg(test)]
