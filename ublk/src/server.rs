@@ -124,8 +124,11 @@ enum Origin<M: Mode> {
     /// It adds one with these parameters.
     Added(Params),
     /// It was another server's. How it is taken is a function, so that a program that takes none has no code for it.
-    Found(DeviceInfo, fn(Control, &DeviceInfo, &NewDevice<M>) -> Result<Device<M>, Error>),
+    Found(DeviceInfo, Take<M>),
 }
+
+/// [`Device::recover`] or [`Device::take_over`].
+type Take<M> = fn(Control, &DeviceInfo, &NewDevice<M>) -> Result<Device<M>, Error>;
 
 /// How long a server that is to stop waits while its target answers nothing, unless it is told otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
