@@ -401,14 +401,6 @@ fn a_stop_waits_for_a_slow_target_as_long_as_it_answers() {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn a_device_that_would_outlive_its_server_is_refused() {
-    let device = NewDevice::new().features(ublk::Features::USER_RECOVERY);
-    assert!(matches!(serve(device, params(), |request| request.complete()).map(|_| ()), Err(Error::Invalid { .. })));
-    assert_eq!(nodes(), Vec::<String>::new());
-}
-
-#[test]
-#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_client_that_keeps_the_disk_open_keeps_its_id_and_nothing_else() {
     let served = serve(NewDevice::new(), params(), |request| request.complete()).unwrap();
     let id = served.id();
