@@ -406,7 +406,10 @@ impl<M: Mode> Device<M> {
             deleted = if self.is_ours()? { self.control.delete(id) } else { Ok(()) };
         }
         self.let_go();
-        self.phase = Phase::Deleted;
+        // A ring that failed has sent nothing, maybe. It is asked for once more when this value is dropped.
+        if !matches!(deleted, Err(Error::System { .. } | Error::CompletionsLost { .. })) {
+            self.phase = Phase::Deleted;
+        }
         match deleted {
             // Somebody else was faster.
             Err(Error::Control { errno: Errno::ENODEV, .. }) => Ok(()),
