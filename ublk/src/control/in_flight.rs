@@ -6,9 +6,13 @@ use core::time::Duration;
 
 use crate::control::Control;
 use crate::deadline::Deadline;
+use crate::errno::Errno;
 use crate::error::{Command, Error, Sent};
 use crate::id::DeviceId;
-use crate::syscall::Fd;
+use crate::syscall::{self, Fd};
+
+/// How long is waited where the kernel cannot wait for an answer just then.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A control command that was sent, and not answered yet: [`Starting`] or [`Stopping`].
 ///
@@ -125,7 +129,14 @@ impl<'c> InFlight<'c> {
             return Ok(true);
         }
         let time_left = self.time_left();
-        self.control.ring.submit_and_wait(time_left)?;
+        match self.control.ring.submit_and_wait(time_left) {
+            Ok(_) => {}
+            // The command is with the driver, and its answer comes all the same: it is not given up for want of memory.
+            Err(Error::System { errno: Errno::EAGAIN | Errno::EBUSY | Errno::ENOMEM, .. }) => {
+                syscall::sleep(LOOK_AGAIN)
+            }
+            Err(error) => return Err(error),
+        }
         Ok(false)
     }
 }
