@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask torture`: the tests of `device_torture` in full, in one machine after the other.
+//! `cargo xtask torture`: the tests of `device_torture` and `device_faults` in full, in one machine after the other.
 
 use core::time::Duration;
 use std::ffi::OsString;
@@ -13,8 +13,11 @@ use crate::packages;
 use crate::vm::{self, Guest};
 use crate::workspace;
 
-/// The test program.
-const TARGET: &str = "device_torture";
+/// The test programs.
+const TARGETS: [&str; 2] = ["device_torture", "device_faults"];
+
+/// The servers that they call.
+const SERVERS: [&str; 2] = ["loop", "ramdisk"];
 
 /// A machine in which nothing is said for so long hangs.
 const SILENCE: Duration = Duration::from_secs(900);
@@ -62,9 +65,9 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     if wanted.kernel.is_some_and(|only| !kernel::MUST_PASS.contains(&only)) {
         return Err(Failure::new("--kernel: not one of the series that must pass"));
     }
-    packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ])?;
+    packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ, packages::STRACE])?;
     let mut programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
-    programs.extend(workspace::build(["test", "--no-run", "--test", TARGET])?);
+    programs.extend(workspace::build(["test", "--no-run", "--test", TARGETS[0], "--test", TARGETS[1]])?);
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let mut seed = wanted.seed.unwrap_or_else(clock);
     let (started, mut worst) = (Instant::now(), 0);
@@ -74,21 +77,22 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
             println!("== Linux {}: seed {seed}", kernel.name);
             let machine = vm::Wanted { memory: 2 << 30, ..vm::Wanted::default() };
             let mut guest = Guest::new(&kernel, &machine)?;
+            guest.files.add(packages::STRACE.name)?;
+            let filter = wanted.filter.as_deref().unwrap_or_default();
+            let mut script = format!("export UBLK_TORTURE=full UBLK_TORTURE_SEED={seed}\nstatus=0\n");
             for program in &programs {
-                if program.target == "loop" || program.target == TARGET {
+                let is_test = TARGETS.contains(&program.target.as_str());
+                if is_test || SERVERS.contains(&program.target.as_str()) {
                     guest.files.program_on_path(&program.path)?;
                 }
+                if let (true, Some(name)) = (is_test, program.path.file_name()) {
+                    let name = name.to_string_lossy();
+                    let line = format!("{name} --include-ignored --nocapture --test-threads=1 {filter} || status=1\n");
+                    script.push_str(&line);
+                }
             }
-            let test = programs.iter().find(|program| program.target == TARGET);
-            let test =
-                test.and_then(|test| test.path.file_name()).ok_or_else(|| Failure::new("cargo built no test"))?;
-            let script = format!(
-                "UBLK_TORTURE=full UBLK_TORTURE_SEED={seed} {} --include-ignored --nocapture --test-threads=1 {}\n\
-                 status=$?\n\
-                 dmesg | grep -E 'WARNING:|BUG:|Oops|blocked for more than|refcount_t' && status=1\n\
-                 exit $status\n",
-                test.to_string_lossy(),
-                wanted.filter.as_deref().unwrap_or_default(),
+            script.push_str(
+                "dmesg | grep -E 'WARNING:|BUG:|Oops|blocked for more than|refcount_t' && status=1\nexit $status\n",
             );
             let command = ["sh", "-c", &script].map(OsString::from);
             let ending = guest.run(&command, Timeout::Silence(SILENCE), |stream, bytes| match stream {
