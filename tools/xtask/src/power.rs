@@ -61,8 +61,7 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     if wanted.kernel.is_some_and(|only| !kernel::MUST_PASS.contains(&only)) {
         return Err(Failure::new("--kernel: not one of the series that must pass"));
     }
-    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    let seed = wanted.seed.unwrap_or_else(clock);
+    let seed = wanted.seed.unwrap_or_else(seed_of_the_clock);
     let mut tally = Tally::default();
     for series in kernel::MUST_PASS.into_iter().filter(|series| wanted.kernel.is_none_or(|only| only == *series)) {
         check(series, wanted.cuts, seed, &mut tally)?;
@@ -70,6 +69,11 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     tally.print_details();
     println!("{tally}");
     Ok(u8::from(!tally.failed.is_empty()))
+}
+
+/// Where chance starts if nobody says where.
+pub(crate) fn seed_of_the_clock() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }
 
 /// So many power cuts on that series, and some of a server that forgets to flush.

@@ -8,14 +8,19 @@ use crate::checks;
 use crate::failure::{Failure, Result};
 use crate::fuzz::{self, Fuzzing};
 use crate::headers;
+use crate::kernel::Series;
 use crate::liburing;
 use crate::machine_tests;
 use crate::orderings;
 use crate::packages;
 use crate::pages;
+use crate::power;
 use crate::sizes;
 use crate::tally::Tally;
 use crate::targets;
+
+/// How often a machine loses its power; `cargo xtask power` does it more often, on each kernel.
+const CUTS: u64 = 2;
 
 /// What `cargo xtask test` was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +64,7 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
             tally.left_out.push("the oldest compiler: --quick".to_owned());
             tally.left_out.push("the crates for other machines: --quick".to_owned());
             tally.left_out.push("fuzzing: --quick".to_owned());
+            tally.left_out.push("power cuts: --quick".to_owned());
         } else {
             attempt("the oldest compiler", &mut tally, checks::oldest_compiler);
             attempt("the crates for other machines", &mut tally, targets::check);
@@ -78,6 +84,11 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
         });
     }
     attempt("tests in machines", &mut tally, |tally| machine_tests::run(wanted.quick, filter, tally));
+    if filter.is_none() && !wanted.quick {
+        attempt("power cuts", &mut tally, |tally| {
+            power::check(Series::newest_listed(), CUTS, power::seed_of_the_clock(), tally)
+        });
+    }
     if let Some(fuzzing) = fuzzing {
         attempt("fuzzing", &mut tally, |tally| fuzzing.finish(tally));
     }

@@ -4,12 +4,13 @@
 use core::time::Duration;
 use std::ffi::OsString;
 use std::io;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use crate::failure::{Failure, Result};
 use crate::kernel::{self, Kernel, Series};
 use crate::machine::{Ending, Stream, Timeout};
 use crate::packages;
+use crate::power;
 use crate::vm::{self, Guest};
 use crate::workspace;
 
@@ -68,8 +69,7 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ, packages::STRACE])?;
     let mut programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
     programs.extend(workspace::build(["test", "--no-run", "--test", TARGETS[0], "--test", TARGETS[1]])?);
-    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    let mut seed = wanted.seed.unwrap_or_else(clock);
+    let mut seed = wanted.seed.unwrap_or_else(power::seed_of_the_clock);
     let (started, mut worst) = (Instant::now(), 0);
     loop {
         for series in kernel::MUST_PASS.into_iter().filter(|series| wanted.kernel.is_none_or(|only| only == *series)) {
