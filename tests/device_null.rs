@@ -69,16 +69,20 @@ fn a_full_queue_of_reads_and_writes_is_served() {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn sigint_and_sigterm_end_it_with_requests_under_way_and_leave_no_node() {
     for (name, _) in SERVERS {
-        for (signal, says) in [("INT", "null: stopped by SIGINT\n"), ("TERM", "null: stopped by SIGTERM\n")] {
+        for (signal, second) in [("INT", "TERM"), ("TERM", "INT")] {
             let null = Program::start(name, &[]);
             let id = null.id();
             // Through the page cache, and not synced: the server gets it while it stops.
             let client = OpenOptions::new().write(true).open(&null.path).unwrap();
             client.write_all_at(&vec![7; 4 << 20], 0).unwrap();
             null.signal(signal);
+            if name == "null" {
+                // Where the driver says that the disk is in use, it ends on the second; else it may be gone by now.
+                null.try_signal(second);
+            }
             let (status, said) = null.ended();
             assert!(status.success(), "{name}, {signal}: {status}");
-            assert_eq!(said, if name == "null" { says } else { "" });
+            assert!(if name == "null" { said.starts_with("null: stopped by SIG") } else { said.is_empty() }, "{said}");
             assert_eq!(nodes(), [""; 0], "{name}, {signal}");
             assert_eq!(client.sync_all().map_err(|error| error.raw_os_error()), Ok(()), "{name}, {signal}");
             drop(client);

@@ -69,8 +69,13 @@ impl Program {
     }
 
     pub fn signal(&self, name: &str) {
+        assert!(self.try_signal(name));
+    }
+
+    /// Whether it is there to be sent one. As long as nobody has waited for its end, its number is its own.
+    pub fn try_signal(&self, name: &str) -> bool {
         let status = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
-        assert!(status.unwrap().success());
+        status.unwrap().success()
     }
 
     /// Waits for its end; the status, and what it printed after its path.
