@@ -288,14 +288,16 @@ fn sigint_and_sigterm_stop_it_cleanly_and_it_says_which() {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn a_client_that_keeps_the_device_open_does_not_keep_it_from_stopping() {
+fn a_client_that_keeps_the_device_open_does_not_keep_it_from_stopping_at_the_second_signal() {
     let disk = start(&["--size", "8M", "--id", "33"]);
     let client = OpenOptions::new().write(true).open(&disk.path).unwrap();
     // Through the page cache, and not synced: the server gets it while it stops.
     client.write_all_at(&vec![7; 4 << 20], 0).unwrap();
     disk.signal("TERM");
+    // Before Linux 7.0 nobody can tell that it is open, and it may be gone by now.
+    disk.try_signal("INT");
     let (status, said) = disk.ended();
-    assert_eq!((status.code(), said.as_str()), (Some(0), "ramdisk: stopped by SIGTERM\n"), "{status}");
+    assert!(status.success() && said.starts_with("ramdisk: stopped by SIG"), "{status}: {said}");
     assert_eq!(nodes(), [""; 0]);
     assert_eq!(client.sync_all().map_err(|error| error.raw_os_error()), Ok(()));
     drop(client);
