@@ -294,8 +294,7 @@ fn a_client_that_keeps_the_device_open_does_not_keep_it_from_stopping_at_the_sec
     // Through the page cache, and not synced: the server gets it while it stops.
     client.write_all_at(&vec![7; 4 << 20], 0).unwrap();
     disk.signal("TERM");
-    // Before Linux 7.0 nobody can tell that it is open, and it may be gone by now.
-    disk.try_signal("INT");
+    disk.signal_if_in_use("INT");
     let (status, said) = disk.ended();
     assert!(status.success() && said.starts_with("ramdisk: stopped by SIG"), "{status}: {said}");
     assert_eq!(nodes(), [""; 0]);

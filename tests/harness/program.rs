@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 
-use ublk::{Control, DeviceId};
+use ublk::{Control, DeviceId, Features};
 
 use super::open_direct;
 
@@ -69,13 +69,15 @@ impl Program {
     }
 
     pub fn signal(&self, name: &str) {
-        assert!(self.try_signal(name));
+        let status = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
+        assert!(status.unwrap().success());
     }
 
-    /// Whether it is there to be sent one. As long as nobody has waited for its end, its number is its own.
-    pub fn try_signal(&self, name: &str) -> bool {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status();
-        status.unwrap().success()
+    /// Sends a second signal to a server that was told to end and whose disk is open: where the driver can tell, it waits for that.
+    pub fn signal_if_in_use(&self, name: &str) {
+        if Control::open().unwrap().features().unwrap().contains(Features::SAFE_STOP_DEV) {
+            self.signal(name);
+        }
     }
 
     /// Waits for its end; the status, and what it printed after its path.
