@@ -470,6 +470,11 @@ struct Fights {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn those_who_add_and_those_who_delete_one_id_come_to_an_end_and_leave_nothing() {
+    if !offered().contains(Features::NO_AUTO_PART_SCAN) {
+        // 6.12 reads the partition table in START_DEV. A stop or a deletion from outside that comes then hangs it for good.
+        println!("figure: not run here: fights over an id, over which this driver itself may hang");
+        return;
+    }
     let mut chance = chance("fights over an id");
     let rounds = rounds(50, 10_000);
     let id = DeviceId::new(41);
