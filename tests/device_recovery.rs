@@ -182,13 +182,16 @@ fn memory_that_the_last_server_shared_is_no_data_until_it_is_taken_back() {
         let queue = device.queue(QueueId::new(0)).unwrap().fetch().unwrap();
         let mut starting = device.begin_start().unwrap();
         let mut told = false;
-        while !queue.is_finished() {
+        loop {
             while let std::task::Poll::Ready(Some(request)) = queue.poll_request() {
                 request.unwrap().complete();
             }
             if !told && starting.poll().unwrap() {
                 told = true;
                 live.send(()).unwrap();
+            }
+            if queue.is_finished() {
+                break;
             }
             let command = if told { -1 } else { starting.fd().raw() };
             ublk::poll([queue.ring_fd(), command], None).unwrap();
