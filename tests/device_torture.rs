@@ -23,7 +23,10 @@ use std::time::{Duration, Instant};
 use chance::Chance;
 use harness::program::Program;
 use harness::{Aligned, nodes, open_direct, quiet_device};
-use ublk::{Cache, Control, Device, DeviceId, Errno, Error, Features, Params, QueueId, Recovery, Sectors, State};
+use ublk::{
+    Cache, Control, Device, DeviceId, Errno, Error, Features, Params, QueueId, Recovery, Sectors, Server, State,
+    StopHandle, Stopped,
+};
 
 /// No wait for a server may take longer.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -459,10 +462,20 @@ fn a_server_that_dies_at_any_step_of_its_life_leaves_what_the_next_can_end() {
     }
 }
 
+/// Tells the others that it is over, also where a test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What a collector did with an id.
 #[derive(Debug, Default)]
 struct Fights {
     served: AtomicU64,
+    stopped: AtomicU64,
     lost: AtomicU64,
     collected: AtomicU64,
 }
@@ -483,6 +496,7 @@ fn those_who_add_and_those_who_delete_one_id_come_to_an_end_and_leave_nothing() 
     let params = Params::new(Sectors::new(2048), Cache::None);
     thread::scope(|scope| {
         let (fights, ends) = (&fights, &ends);
+        let _ends = Ends(ends);
         let mut collector = chance.split();
         scope.spawn(move || {
             let mut control = Control::open().unwrap();
@@ -500,12 +514,12 @@ fn those_who_add_and_those_who_delete_one_id_come_to_an_end_and_leave_nothing() 
             }
         });
         for round in 1..=rounds {
-            match harness::serve(quiet_device(4).id(id), params, |request| request.complete()) {
-                Ok(served) => {
-                    fights.served.fetch_add(1, Ordering::Relaxed);
-                    // Stopped by the other one, or by us.
-                    served.stop().unwrap();
-                }
+            let stop = StopHandle::new().unwrap();
+            let server = Server::new(quiet_device(4).id(id), params).stop_on(&stop);
+            // Stopped by us as soon as it is live, or by the other one.
+            match server.run(|request| request.complete(), |_| stop.stop()) {
+                Ok(Stopped::Handle) => drop(fights.served.fetch_add(1, Ordering::Relaxed)),
+                Ok(_) => drop(fights.stopped.fetch_add(1, Ordering::Relaxed)),
                 Err(error) => {
                     fights.lost.fetch_add(1, Ordering::Relaxed);
                     let is_clear = matches!(
@@ -522,15 +536,15 @@ fn those_who_add_and_those_who_delete_one_id_come_to_an_end_and_leave_nothing() 
                 println!("{round} of {rounds} rounds");
             }
         }
-        ends.store(true, Ordering::Relaxed);
     });
     let mut control = Control::open().unwrap();
     // The last one of the other's may have come to nothing.
     let _ = control.delete(id);
     assert_eq!(nodes(), [""; 0]);
     println!(
-        "figure: {rounds} rounds over one id: served {}, lost to the other {}, which stopped or deleted {}",
+        "figure: {rounds} rounds over one id: served {}, stopped by the other {}, lost to it {}; it stopped or deleted {}",
         fights.served.load(Ordering::Relaxed),
+        fights.stopped.load(Ordering::Relaxed),
         fights.lost.load(Ordering::Relaxed),
         fights.collected.load(Ordering::Relaxed),
     );
