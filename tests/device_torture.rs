@@ -474,6 +474,7 @@ impl Drop for Ends<'_> {
 /// What a collector did with an id.
 #[derive(Debug, Default)]
 struct Fights {
+    rounds: AtomicU64,
     served: AtomicU64,
     stopped: AtomicU64,
     lost: AtomicU64,
@@ -508,12 +509,20 @@ fn those_who_add_and_those_who_delete_one_id_come_to_an_end_and_leave_nothing() 
                     // Before Linux 6.9 there is another command; every series that is tested has this one.
                     Err(error) => panic!("{error}"),
                 };
-                for _ in 0..collector.below(200) {
+                // Some rounds it leaves alone, some it enters early and some late.
+                let (seen, pause) = (fights.rounds.load(Ordering::Relaxed), collector.below(2000));
+                for spin in 0.. {
+                    let goes_on =
+                        if pause % 2 == 0 { spin < pause } else { fights.rounds.load(Ordering::Relaxed) == seen };
+                    if !goes_on || ends.load(Ordering::Relaxed) {
+                        break;
+                    }
                     thread::yield_now();
                 }
             }
         });
         for round in 1..=rounds {
+            fights.rounds.store(round, Ordering::Relaxed);
             let stop = StopHandle::new().unwrap();
             let server = Server::new(quiet_device(4).id(id), params).stop_on(&stop);
             // Stopped by us as soon as it is live, or by the other one.

@@ -52,8 +52,8 @@ enum Phase {
 /// A device with its parameters set and its char device open, which only this process can serve.
 ///
 /// It is deleted when dropped, but for one that [outlives its server](crate::NewDevice::recovery): where that has a disk, or was
-/// [recovered](Device::recover), it is let go, and waits for its next server. Only the handle that the driver gave the device to deletes it: an id that somebody else
-/// has is `EEXIST` when it is asked for, and not touched.
+/// [recovered](Device::recover), it is let go, and waits for its next server. Only the handle that the driver gave the device to
+/// deletes it: an id that somebody else has is `EEXIST` when it is asked for, and not touched.
 ///
 /// The order that cannot hang: [`add`](Device::add), make every [`queue`](Device::queue), let each be fetched by its
 /// thread, [`start`](Device::start) while they serve, [`stop`](Device::stop) while they serve, drop the queues,
