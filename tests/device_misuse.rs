@@ -185,6 +185,8 @@ fn answered_write(queue: &Queue) -> usize {
     let request = next_write(queue);
     let buffer = request.data().as_ptr().addr();
     request.complete().unwrap();
+    // The queue hears of it now, and not in the middle of what comes next.
+    queue.wait(Some(Duration::ZERO)).unwrap();
     buffer
 }
 

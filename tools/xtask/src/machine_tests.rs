@@ -91,25 +91,32 @@ pub(crate) fn run(quick: bool, filter: Option<&str>, tally: &mut Tally) -> Resul
         }
         runs.push((Kernel::of_series(series)?, plan));
     }
-    // Side by side: a machine waits a good part of its time, for a test about patience, or with one of its processors.
-    let ended: Vec<(Tally, Result<()>)> = thread::scope(|scope| {
-        let (tests, own) = (&tests, &own);
-        let start = |(on, plan)| {
-            scope.spawn(move || {
-                let mut counted = Tally::default();
-                let ended = run_on(on, plan, tests, own, &mut counted);
-                (counted, ended)
-            })
-        };
-        let threads: Vec<_> = runs.iter().map(|(on, plan)| start((on, plan))).collect();
-        threads
-            .into_iter()
-            .map(|thread| {
-                thread.join().unwrap_or_else(|_| (Tally::default(), Err(Failure::new("a machine's thread panicked"))))
-            })
-            .collect()
-    });
-    for (counted, ended) in ended {
+    // Side by side where there are processors for it: a machine waits a good part of its time, for a test about patience, or with one
+    // of its own two. With fewer, those would be late.
+    let side_by_side = thread::available_parallelism().is_ok_and(|processors| processors.get() >= 4);
+    let at_once = if side_by_side { runs.len().max(1) } else { 1 };
+    let run_all = |runs: &[(Kernel, Vec<Test>)]| -> Vec<(Tally, Result<()>)> {
+        thread::scope(|scope| {
+            let (tests, own) = (&tests, &own);
+            let start = |(on, plan)| {
+                scope.spawn(move || {
+                    let mut counted = Tally::default();
+                    let ended = run_on(on, plan, tests, own, &mut counted);
+                    (counted, ended)
+                })
+            };
+            let threads: Vec<_> = runs.iter().map(|(on, plan)| start((on, plan))).collect();
+            threads
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|_| (Tally::default(), Err(Failure::new("a machine's thread panicked"))))
+                })
+                .collect()
+        })
+    };
+    for (counted, ended) in runs.chunks(at_once).flat_map(run_all) {
         tally.passed += counted.passed;
         tally.failed.extend(counted.failed);
         ended?;
