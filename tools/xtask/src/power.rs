@@ -135,6 +135,12 @@ fn cut(kernel: &Kernel, server: &str, cuts: u64, seed: u64) -> Result<Judged> {
             }
         });
         if !heard.is_cut {
+            if let (true, Ok(Ending::Exited(status))) = (boot > 0, &ending) {
+                // What is there cannot even be looked at, or written.
+                let complaint = String::from_utf8_lossy(&complaint);
+                truth.lost.push(format!("status {status} after power cut {boot}: {}", complaint.trim_end()));
+                break;
+            }
             let why = match ending {
                 Ok(Ending::Exited(status)) => format!("status {status}: {}", String::from_utf8_lossy(&complaint)),
                 Ok(Ending::Lost(lost)) => format!("{}\n{}", lost.why, lost.story()),
