@@ -8,12 +8,12 @@ mod harness;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use harness::backing::Backing;
 use harness::program::Program;
 use harness::{Aligned, Served, nodes, serve};
 use ublk::{Cache, Control, Errno, Features, NewDevice, Operation, Params, QueueId, Request, RequestFlags, Sectors};
@@ -32,40 +32,6 @@ const MODES: [(&str, Features); 4] = [
 fn modes() -> Vec<&'static str> {
     let offered = Control::open().unwrap().features().unwrap();
     MODES.iter().filter(|(_, needs)| offered.contains(*needs)).map(|(name, _)| *name).collect()
-}
-
-/// A file that is gone when the test is.
-struct Backing {
-    path: PathBuf,
-    file: File,
-}
-
-impl Backing {
-    fn new(len_bytes: u64) -> Backing {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("backing-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
-        file.set_len(len_bytes).unwrap();
-        Backing { path, file }
-    }
-
-    fn path(&self) -> &str {
-        self.path.to_str().unwrap()
-    }
-
-    fn read(&self, offset: u64, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        self.file.read_exact_at(&mut bytes, offset).unwrap();
-        bytes
-    }
-}
-
-impl Drop for Backing {
-    fn drop(&mut self) {
-        // Whatever the test said, it is not about this.
-        let _ = fs::remove_file(&self.path);
-    }
 }
 
 fn output(program: &str, arguments: &[&str]) -> (Option<i32>, String, String) {

@@ -6,15 +6,15 @@
 mod harness;
 mod planted;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use harness::backing::Backing;
 use harness::program::Program;
 use harness::{Aligned, nodes, open_direct, quiet_device};
 use planted::{Direction, direct};
@@ -504,36 +504,10 @@ fn a_hand_over_that_waits_in_vain_for_the_target_says_so_and_the_device_waits_fo
     server.stop();
 }
 
-/// A file that is gone when the test is.
-struct Backing {
-    path: PathBuf,
-}
-
-impl Backing {
-    fn new() -> Backing {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("recovery-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        File::create_new(&path).unwrap().set_len(1 << 20).unwrap();
-        Backing { path }
-    }
-
-    fn path(&self) -> &str {
-        self.path.to_str().unwrap()
-    }
-}
-
-impl Drop for Backing {
-    fn drop(&mut self) {
-        // Whatever the test said, it is not about this.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn loop_that_is_killed_or_hands_over_is_followed_by_another_with_the_same_bytes() {
-    let backing = Backing::new();
+    let backing = Backing::new(1 << 20);
     let first = Program::start("loop", &["--recovery", "reissue", "--queues", "2", backing.path()]);
     let id = first.id();
     let number = id.to_string();
@@ -542,8 +516,8 @@ fn loop_that_is_killed_or_hands_over_is_followed_by_another_with_the_same_bytes(
     first.signal("KILL");
     let (status, _) = first.ended();
     assert!(!status.success());
-    let other = Backing::new();
-    File::options().write(true).open(&other.path).unwrap().set_len(1 << 19).unwrap();
+    let other = Backing::new(1 << 20);
+    other.file.set_len(1 << 19).unwrap();
     let refused = std::process::Command::new("loop").args(["--recover", &number, other.path()]).output().unwrap();
     assert!(
         !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("does not have"),
@@ -576,7 +550,7 @@ fn loop_that_is_killed_or_hands_over_is_followed_by_another_with_the_same_bytes(
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_disk_in_use_is_stopped_when_it_is_closed_or_at_the_second_signal() {
-    let backing = Backing::new();
+    let backing = Backing::new(1 << 20);
     // Before Linux 7.0 whoever has it exclusively is seen alone.
     let open = |disk: &Program| OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&disk.path).unwrap();
     let (first, mut complaints) = Program::start_heard("loop", &["--id", "5", backing.path()]);
@@ -607,7 +581,7 @@ fn a_disk_in_use_is_stopped_when_it_is_closed_or_at_the_second_signal() {
 fn what_a_client_has_left_in_the_page_cache_is_written_before_a_forced_stop_whatever_the_recovery() {
     let kinds = kinds().into_iter().map(|kind| Some(kind.to_string())).chain([None]);
     for kind in kinds {
-        let backing = Backing::new();
+        let backing = Backing::new(1 << 20);
         let mut arguments = vec!["--id", "6", backing.path()];
         if let Some(kind) = &kind {
             arguments.extend(["--recovery", kind]);

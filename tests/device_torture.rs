@@ -13,7 +13,6 @@ mod harness;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +20,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use chance::Chance;
+use harness::backing::Backing;
 use harness::program::Program;
 use harness::{Aligned, nodes, open_direct, quiet_device};
 use ublk::{
@@ -51,32 +51,6 @@ fn offered() -> Features {
 fn kinds() -> Vec<Recovery> {
     let all = [Recovery::Plain, Recovery::Reissue, Recovery::FailIo];
     all.into_iter().filter(|kind| offered().contains(kind.features())).collect()
-}
-
-/// A file that is gone when the test is.
-struct Backing {
-    path: PathBuf,
-}
-
-impl Backing {
-    fn new(bytes: u64) -> Backing {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("torture-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        File::create_new(&path).unwrap().set_len(bytes).unwrap();
-        Backing { path }
-    }
-
-    fn path(&self) -> &str {
-        self.path.to_str().unwrap()
-    }
-}
-
-impl Drop for Backing {
-    fn drop(&mut self) {
-        // Whatever the test said, it is not about this.
-        let _ = fs::remove_file(&self.path);
-    }
 }
 
 const BLOCK: usize = 4096;
@@ -352,15 +326,10 @@ fn die_at(step: &str) {
 }
 
 /// The child: a server that comes as far as the environment says.
-#[test]
-#[ignore = "a part of the next test, which runs it in a process of its own"]
-fn a_server_that_comes_so_far() {
-    if std::env::var(DIES_AT).is_err() {
-        return;
-    }
+fn come_so_far(at: &str) {
     let params = Params::new(Sectors::new(2048), Cache::None);
     let id = DeviceId::new(40);
-    let is_recovery = std::env::var(DIES_AT).unwrap().starts_with("recover");
+    let is_recovery = at.starts_with("recover");
     let mut control = Control::open().unwrap();
     let (mut device, prefix) = if is_recovery {
         let found = control.info(id).unwrap();
@@ -430,9 +399,13 @@ fn end_of(id: DeviceId) -> &'static str {
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_server_that_dies_at_any_step_of_its_life_leaves_what_the_next_can_end() {
+    if let Ok(at) = std::env::var(DIES_AT) {
+        return come_so_far(&at);
+    }
     let run = |step: &str| {
         let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_server_that_comes_so_far", "--include-ignored"])
+            .args(["--exact", "a_server_that_dies_at_any_step_of_its_life_leaves_what_the_next_can_end"])
+            .arg("--include-ignored")
             .env(DIES_AT, step)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

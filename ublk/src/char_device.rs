@@ -9,6 +9,7 @@ use crate::deadline::Deadline;
 use crate::errno::Errno;
 use crate::error::{Error, SystemCall};
 use crate::id::DeviceId;
+use crate::params::Params;
 use crate::syscall::{self, Fd};
 
 /// The open char device of a device.
@@ -48,9 +49,10 @@ impl CharDevice {
         }
     }
 
-    /// Of which device it is, whatever the name led to: major and minor; `None` where it is no character device.
-    pub(crate) fn numbers(&self) -> Option<(u32, u32)> {
-        syscall::char_device_numbers(&self.fd)
+    /// Whether it is that of the device with these parameters, as the driver gives them, whatever its name led to.
+    pub(crate) fn is_of(&self, params: &Params) -> bool {
+        let numbers = params.as_raw().devt;
+        syscall::char_device_numbers(&self.fd) == Some((numbers.char_major, numbers.char_minor))
     }
 
     /// Another descriptor of the same open file, for a queue or another process.

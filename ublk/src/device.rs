@@ -117,8 +117,7 @@ impl<M: Mode> Device<M> {
         // parameters would be overwritten, and the buffers made for the wrong size.
         let opened = device.control.info(info.id())?;
         // Nor is the name believed, which may have led to the node of a device with larger requests.
-        let numbers = device.control.params(info.id())?.as_raw().devt;
-        if char_device.numbers() != Some((numbers.char_major, numbers.char_minor)) {
+        if !char_device.is_of(&device.control.params(info.id())?) {
             return Err(Error::WrongNode { device: info.id() });
         }
         if !opened.is_same_device(&info) {

@@ -219,6 +219,12 @@ impl fmt::Debug for Sent {
     }
 }
 
+/// Why there is no thread. EAGAIN is the one errno that pthread_create(3) documents for want of one.
+#[cfg(feature = "std")]
+pub(crate) fn no_thread(error: &std::io::Error) -> Error {
+    SystemCall::Thread.failed(error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
+}
+
 /// A text of a bounded length, kept in place: what a panic said.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Message {

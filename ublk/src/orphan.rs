@@ -71,8 +71,7 @@ impl Orphan {
         };
         // The open file pins the id, if it is this device's.
         let info = control.info(id)?;
-        let numbers = control.params(id)?.as_raw().devt;
-        let is_its = char_device.numbers() == Some((numbers.char_major, numbers.char_minor));
+        let is_its = char_device.is_of(&control.params(id)?);
         if !is_its || !info.is_same_device(&before) || info.state() == State::LIVE {
             return Ok(None);
         }

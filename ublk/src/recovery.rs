@@ -11,7 +11,7 @@ use crate::device_info::{DeviceInfo, NewDevice, State};
 use crate::errno::Errno;
 use crate::error::Error;
 #[cfg(feature = "std")]
-use crate::error::SystemCall;
+use crate::error::no_thread;
 use crate::features::Features;
 use crate::id::QueueId;
 use crate::mode::{self, Mode};
@@ -202,10 +202,10 @@ fn touch<M: Mode>(found: &DeviceInfo) -> Result<(), Error> {
     #[cfg(feature = "std")]
     return std::thread::scope(|scope| {
         let spawned = std::thread::Builder::new().spawn_scoped(scope, fetch);
-        let failed = |error: std::io::Error| {
-            SystemCall::Thread.failed(error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
-        };
-        spawned.map_err(failed)?.join().unwrap_or(Err(Error::Invalid { what: "a thread of a recovery panicked" }))
+        spawned
+            .map_err(|error| no_thread(&error))?
+            .join()
+            .unwrap_or(Err(Error::Invalid { what: "a thread of a recovery panicked" }))
     });
     #[cfg(not(feature = "std"))]
     fetch()
@@ -222,8 +222,7 @@ fn open_found(
     // As when a device is added: the open file pins the id, and what is true of it now stays true.
     let info = control.info(id)?;
     let params = control.params(id)?;
-    let numbers = params.as_raw().devt;
-    if char_device.numbers() != Some((numbers.char_major, numbers.char_minor)) {
+    if !char_device.is_of(&params) {
         return Err(Error::WrongNode { device: id });
     }
     if !info.is_same_device(found) {

@@ -19,8 +19,9 @@ pub use stop::{StopHandle, Stopped};
 use crate::control::{Control, CpuSet};
 use crate::device::{DeletedId, Device};
 use crate::device_info::{DeviceInfo, NewDevice};
-use crate::errno::Errno;
-use crate::error::{Command, Error, SystemCall};
+#[cfg(doc)]
+use crate::error::SystemCall;
+use crate::error::{Command, Error, no_thread};
 use crate::features::Features;
 use crate::hosting::BufferLock;
 use crate::id::QueueId;
@@ -368,10 +369,7 @@ impl<M: Mode> Server<M> {
                 let (report, shared) = (report.clone(), &shared);
                 let spawned =
                     thread::Builder::new().name(name).spawn_scoped(scope, move || daemon.run(shared, &report));
-                threads.push(spawned.map_err(|error| {
-                    // The one errno that pthread_create(3) documents for want of threads.
-                    SystemCall::Thread.failed(error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
-                })?);
+                threads.push(spawned.map_err(|error| no_thread(&error))?);
                 session.note_spawned();
             }
             drop(report);
@@ -380,12 +378,8 @@ impl<M: Mode> Server<M> {
             threads.into_iter().for_each(|thread| drop(thread.join()));
             served
         });
-        let is_kept = match served {
-            Ok(Stopped::HandedOver) => true,
-            Ok(_) => false,
-            Err(_) => device.is_to_be_kept(),
-        };
-        let deleted = if is_kept {
+        // One that was stopped is dead, and not kept, whatever it could have outlived.
+        let deleted = if device.is_to_be_kept() {
             drop(device);
             Ok(DeletedId::Held)
         } else {

@@ -12,6 +12,12 @@ use crate::workspace;
 /// The series on which every ring and device test must pass, oldest first. Add one here to make it count.
 pub(crate) const MUST_PASS: [Series; 2] = [Series(6, 12), Series(7, 3)];
 
+/// Those that must pass, or of them the one that was asked for.
+pub(crate) fn chosen(only: Option<Series>) -> Result<Vec<Series>> {
+    let chosen: Vec<Series> = MUST_PASS.into_iter().filter(|series| only.is_none_or(|only| only == *series)).collect();
+    if chosen.is_empty() { Err(Failure::new("--kernel: not one of the series that must pass")) } else { Ok(chosen) }
+}
+
 /// Series without ublk, on which the ring is tested.
 pub(crate) const RING_ONLY: [Series; 1] = [Series(6, 1)];
 

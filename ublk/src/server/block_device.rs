@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::errno::Errno;
-use crate::error::{Error, SystemCall};
+use crate::error::{Error, no_thread};
 use crate::id::DeviceId;
 use crate::server::stop::Bell;
 use crate::syscall;
@@ -55,7 +55,7 @@ impl Look {
         });
         match spawned {
             Ok(_) => Ok(looking),
-            Err(error) => Err(SystemCall::Thread.failed(error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))),
+            Err(error) => Err(no_thread(&error)),
         }
     }
 

@@ -50,7 +50,6 @@ pub(super) struct Shared<T> {
 
 /// How far a server has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(super) enum Phase {
     Serving,
     /// The driver was asked to start the device.
