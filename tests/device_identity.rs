@@ -7,9 +7,11 @@ mod harness;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::mpsc;
+use std::thread;
 
 use harness::{nodes, quiet_device, serve};
-use ublk::{Cache, Control, DeletedId, Device, DeviceId, Error, NewDevice, Params, Sectors, State, Stopped};
+use ublk::{Cache, Control, DeletedId, Device, DeviceId, Errno, Error, NewDevice, Params, Sectors, State, Stopped};
 
 /// What a restarted server asks for: the same as before, id included.
 fn device() -> NewDevice {
@@ -70,4 +72,34 @@ fn a_node_that_leads_to_another_device_is_refused_before_it_is_served() {
     fs::remove_file(name).unwrap();
     assert_eq!(added.unwrap_err(), Error::WrongNode { device: small });
     assert_eq!(nodes(), Vec::<String>::new());
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn whoever_waits_for_the_node_of_a_device_that_is_deleted_meanwhile_waits_no_longer() {
+    // Links that lead nowhere are in the places of the nodes.
+    let (kept, deleted) = (DeviceId::new(88), DeviceId::new(89));
+    let mut control = Control::open().unwrap();
+    let (says, heard) = mpsc::channel();
+    thread::scope(|scope| {
+        for id in [kept, deleted] {
+            symlink("/dev/nowhere", format!("/dev/ublkc{id}")).unwrap();
+            let says = says.clone();
+            scope.spawn(move || {
+                let added = Device::add(Control::open().unwrap(), &quiet_device(4).id(id), &params());
+                says.send((id, added.map(drop))).unwrap();
+            });
+            while !harness::exists(&mut control, id) {
+                thread::yield_now();
+            }
+        }
+        control.delete(deleted).unwrap();
+        // The one that began before waits as long as nodes may take.
+        for id in [deleted, kept] {
+            let nothing = Error::OpenCharDevice { device: id, errno: Errno::ENOENT };
+            assert_eq!(heard.recv().unwrap(), (id, Err(nothing)));
+            fs::remove_file(format!("/dev/ublkc{id}")).unwrap();
+        }
+    });
+    assert!(!harness::exists(&mut control, kept));
 }

@@ -9,20 +9,21 @@
 
 mod chance;
 mod harness;
+mod torture;
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use chance::Chance;
 use harness::backing::Backing;
 use harness::program::Program;
 use harness::{Aligned, nodes, open_direct, quiet_device};
+use torture::load::{self, BLOCK, Load, fill};
 use ublk::{
     Cache, Control, Device, DeviceId, Errno, Error, Features, Params, QueueId, Recovery, Sectors, Server, State,
     StopHandle, Stopped,
@@ -53,154 +54,6 @@ fn kinds() -> Vec<Recovery> {
     all.into_iter().filter(|kind| offered().contains(kind.features())).collect()
 }
 
-const BLOCK: usize = 4096;
-const BLOCK_BYTES: u64 = 4096;
-const BLOCKS_OF_A_WRITER: u64 = 32;
-
-/// What may stand in a block: what was acknowledged last, and each write after it that was not.
-#[derive(Clone, Debug, Default)]
-struct Truth {
-    acknowledged: u64,
-    attempted: Vec<u64>,
-}
-
-impl Truth {
-    fn allows(&self, number: u64) -> bool {
-        number == self.acknowledged || self.attempted.contains(&number)
-    }
-}
-
-/// The bytes of the write of that number to that block: each word says both, so that a torn block and a foreign one are seen.
-fn fill(bytes: &mut [u8], block: u64, number: u64) {
-    for (index, word) in bytes.chunks_exact_mut(16).enumerate() {
-        let place = block << 16 | u64::try_from(index).unwrap();
-        word[..8].copy_from_slice(&place.to_le_bytes());
-        word[8..].copy_from_slice(&number.to_le_bytes());
-    }
-}
-
-/// Which write a block holds: 0 for none. Panics over one that is torn, or another's.
-fn number_of(bytes: &[u8], block: u64) -> u64 {
-    let number = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
-    if number == 0 {
-        assert!(bytes.iter().all(|byte| *byte == 0), "block {block} is torn: it holds more than nothing");
-        return 0;
-    }
-    let mut whole = vec![0; bytes.len()];
-    fill(&mut whole, block, number);
-    assert!(whole == bytes, "block {block} is torn or foreign: write {number} is not whole in it");
-    number
-}
-
-/// What writers have seen.
-#[derive(Debug, Default)]
-struct Counts {
-    acknowledged: AtomicU64,
-    failed: AtomicU64,
-    longest_ms: AtomicU64,
-    rounds: AtomicU64,
-}
-
-/// A thread that writes, reads and compares in its own blocks, until it is told to stop; the truth of its blocks.
-struct Writer {
-    ends: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Truth>>,
-}
-
-impl Writer {
-    /// `promised`: the errors that its requests may end with.
-    fn start(id: DeviceId, index: u64, mut chance: Chance, promised: &'static [i32], counts: &Arc<Counts>) -> Writer {
-        let ends = Arc::new(AtomicBool::new(false));
-        let (stop, counts, disk) = (Arc::clone(&ends), Arc::clone(counts), open_direct(id));
-        let thread = thread::spawn(move || {
-            let mut truths = vec![Truth::default(); usize::try_from(BLOCKS_OF_A_WRITER).unwrap()];
-            let mut bytes = Aligned::filled(BLOCK, 0);
-            let mut number = 0;
-            let check = |result: io::Result<()>| match result {
-                Ok(()) => true,
-                Err(error) => {
-                    let errno = error.raw_os_error().unwrap();
-                    assert!(promised.contains(&errno), "writer {index}: {error}, which this recovery does not promise");
-                    counts.failed.fetch_add(1, Ordering::Relaxed);
-                    false
-                }
-            };
-            while !stop.load(Ordering::Relaxed) {
-                let place = chance.below(BLOCKS_OF_A_WRITER);
-                let block = index * BLOCKS_OF_A_WRITER + place;
-                let truth = &mut truths[usize::try_from(place).unwrap()];
-                let begun = Instant::now();
-                if chance.below(3) == 0 {
-                    if check(disk.read_exact_at(&mut bytes, block * BLOCK_BYTES)) {
-                        let found = number_of(&bytes, block);
-                        assert!(
-                            truth.allows(found),
-                            "writer {index}: block {block} holds write {found}, not {truth:?}"
-                        );
-                    }
-                } else {
-                    number += 1;
-                    fill(&mut bytes, block, number);
-                    if check(disk.write_all_at(&bytes, block * BLOCK_BYTES)) {
-                        *truth = Truth { acknowledged: number, attempted: Vec::new() };
-                        counts.acknowledged.fetch_add(1, Ordering::Relaxed);
-                    } else {
-                        truth.attempted.push(number);
-                    }
-                }
-                let took = u64::try_from(begun.elapsed().as_millis()).unwrap();
-                counts.longest_ms.fetch_max(took, Ordering::Relaxed);
-                counts.rounds.fetch_add(1, Ordering::Relaxed);
-            }
-            truths
-        });
-        Writer { ends, thread }
-    }
-}
-
-/// Several writers, and what they have seen together.
-struct Load {
-    writers: Vec<Writer>,
-    counts: Arc<Counts>,
-}
-
-impl Load {
-    fn start(id: DeviceId, writers: u64, chance: &mut Chance, promised: &'static [i32]) -> Load {
-        let counts = Arc::new(Counts::default());
-        let start = |index| Writer::start(id, index, chance.split(), promised, &counts);
-        Load { writers: (0..writers).map(start).collect(), counts }
-    }
-
-    /// Waits until they have done so much more.
-    fn wait_for(&self, more: u64) {
-        let begun = Instant::now();
-        let until = self.counts.rounds.load(Ordering::Relaxed) + more;
-        while self.counts.rounds.load(Ordering::Relaxed) < until {
-            assert!(self.writers.iter().all(|writer| !writer.thread.is_finished()), "a writer has ended");
-            assert!(begun.elapsed() < DEADLINE, "the writers stand still");
-            thread::yield_now();
-        }
-    }
-
-    /// Ends them, and compares each block with its truth: as the disk gives it, and in the file behind it.
-    fn end(self, id: DeviceId, backing: &Backing) -> Arc<Counts> {
-        for writer in &self.writers {
-            writer.ends.store(true, Ordering::Relaxed);
-        }
-        let truths: Vec<Truth> = self.writers.into_iter().flat_map(|writer| writer.thread.join().unwrap()).collect();
-        let (disk, file) = (open_direct(id), File::open(&backing.path).unwrap());
-        for (block, truth) in (0..).zip(&truths) {
-            for source in [&disk, &file] {
-                let mut bytes = Aligned::filled(BLOCK, 0);
-                source.read_exact_at(&mut bytes, block * BLOCK_BYTES).unwrap();
-                let found = number_of(&bytes, block);
-                assert!(truth.allows(found), "block {block} holds write {found}, not {truth:?}");
-            }
-        }
-        self.counts
-    }
-}
-
 /// Starts a server whose disk has to be there in time; how long it took.
 fn start_in_time(arguments: &[&str]) -> (Program, Duration) {
     let begun = Instant::now();
@@ -210,10 +63,17 @@ fn start_in_time(arguments: &[&str]) -> (Program, Duration) {
     (program, took)
 }
 
-const WRITERS: u64 = 4;
-
-fn backing_of_writers() -> Backing {
-    Backing::new(WRITERS * BLOCKS_OF_A_WRITER * BLOCK_BYTES)
+/// The ways in which data goes under the kills: copied, and the best that the driver has, in batches where it has those.
+fn ways() -> Vec<&'static [&'static str]> {
+    let copied: &[&str] = &["--mode", "copy"];
+    let best: &[&str] = if offered().contains(Features::BATCH_IO) {
+        &["--mode", "auto-register", "--batch"]
+    } else if offered().contains(Features::AUTO_BUF_REG) {
+        &["--mode", "auto-register"]
+    } else {
+        &["--mode", "user-copy"]
+    };
+    vec![copied, best]
 }
 
 #[test]
@@ -221,42 +81,52 @@ fn backing_of_writers() -> Backing {
 fn a_server_that_is_killed_at_any_moment_loses_no_acknowledged_write() {
     let mut chance = chance("kills");
     for kind in kinds() {
-        let kills = rounds(5, 200);
         let promised: &[i32] = match kind {
             Recovery::Reissue => &[],
             Recovery::FailIo => &[libc::EIO, libc::EREMOTEIO],
             _ => &[libc::EIO],
         };
-        let backing = backing_of_writers();
-        let name = kind.to_string();
-        let arguments = ["--recovery", &name, "--queues", "2", "--depth", "16", "--direct", "off", backing.path()];
-        let (mut server, _) = start_in_time(&arguments);
-        let id = server.id();
-        let number = id.to_string();
-        let load = Load::start(id, WRITERS, &mut chance, promised);
-        let mut longest = Duration::ZERO;
-        for kill in 1..=kills {
-            load.wait_for(chance.below(40));
-            server.process.kill().unwrap();
-            server.ended();
-            let alive;
-            (server, alive) = start_in_time(&["--recover", &number, "--direct", "off", backing.path()]);
-            longest = longest.max(alive);
-            if kill % 50 == 0 {
-                println!("{kill} of {kills} kills ({kind})");
-            }
+        for way in ways() {
+            killed(kind, way, rounds(3, 100), promised, &mut chance);
         }
-        load.wait_for(20);
-        let counts = load.end(id, &backing);
-        server.stop();
-        assert_eq!(nodes(), [""; 0]);
-        println!(
-            "figure: {kind}: {kills} kills, {} writes acknowledged, 0 lost, {} requests failed as promised, alive again after {} ms at most",
-            counts.acknowledged.load(Ordering::Relaxed),
-            counts.failed.load(Ordering::Relaxed),
-            longest.as_millis(),
-        );
     }
+}
+
+fn killed(kind: Recovery, way: &[&str], kills: u64, promised: &'static [i32], chance: &mut Chance) {
+    let backing = load::backing();
+    let name = kind.to_string();
+    let mut arguments = vec!["--recovery", &name, "--queues", "2", "--depth", "16", "--direct", "off"];
+    arguments.extend(way);
+    arguments.push(backing.path());
+    let (mut server, _) = start_in_time(&arguments);
+    let id = server.id();
+    let number = id.to_string();
+    let load = Load::start(id, chance, promised);
+    let mut longest = Duration::ZERO;
+    for kill in 1..=kills {
+        load.wait_for(chance.below(40));
+        server.process.kill().unwrap();
+        server.ended();
+        let alive;
+        (server, alive) = start_in_time(&["--recover", &number, "--direct", "off", backing.path()]);
+        longest = longest.max(alive);
+        if kill % 50 == 0 {
+            println!("{kill} of {kills} kills ({kind}, {})", way.join(" "));
+        }
+    }
+    load.wait_for(20);
+    let seen = load.end(id, &backing);
+    server.stop();
+    assert_eq!(nodes(), [""; 0]);
+    println!(
+        "figure: {kind}, {}: {kills} kills, {} writes acknowledged, {} of them of {} runs of fio, 0 lost, {} requests failed as promised, alive again after {} ms at most",
+        way.join(" "),
+        seen.acknowledged,
+        seen.by_fio,
+        seen.fio_passes,
+        seen.failed,
+        longest.as_millis(),
+    );
 }
 
 #[test]
@@ -264,12 +134,12 @@ fn a_server_that_is_killed_at_any_moment_loses_no_acknowledged_write() {
 fn a_server_that_hands_over_under_load_costs_no_error() {
     let mut chance = chance("hand-overs");
     let rounds = rounds(3, 100);
-    let backing = backing_of_writers();
+    let backing = load::backing();
     let (mut server, _) =
         start_in_time(&["--recovery", "reissue", "--queues", "2", "--depth", "16", "--direct", "off", backing.path()]);
     let id = server.id();
     let number = id.to_string();
-    let load = Load::start(id, WRITERS, &mut chance, &[]);
+    let load = Load::start(id, &mut chance, &[]);
     let can_quiesce = offered().contains(Features::QUIESCE);
     for round in 1..=rounds {
         load.wait_for(chance.below(60));
@@ -289,12 +159,11 @@ fn a_server_that_hands_over_under_load_costs_no_error() {
         }
     }
     load.wait_for(20);
-    let counts = load.end(id, &backing);
+    let seen = load.end(id, &backing);
     server.stop();
     println!(
-        "figure: {rounds} hand-overs, {} writes acknowledged, 0 errors, the longest request took {} ms",
-        counts.acknowledged.load(Ordering::Relaxed),
-        counts.longest_ms.load(Ordering::Relaxed),
+        "figure: {rounds} hand-overs, {} writes acknowledged, {} of them of {} runs of fio, 0 errors, the longest request took {} ms",
+        seen.acknowledged, seen.by_fio, seen.fio_passes, seen.longest_ms,
     );
 }
 

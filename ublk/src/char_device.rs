@@ -5,6 +5,7 @@ use core::ffi::CStr;
 use core::fmt::Write;
 use core::time::Duration;
 
+use crate::control::Control;
 use crate::deadline::Deadline;
 use crate::errno::Errno;
 use crate::error::{Error, SystemCall};
@@ -23,25 +24,32 @@ pub(crate) struct CharDevice {
 
 impl CharDevice {
     /// Opens the char device of a device that was just added (`ublk_ch_open()`), waiting up to `patience` for a node that is
-    /// not there yet, not ours yet, or looked at by udev.
-    pub(crate) fn open(id: DeviceId, patience: Duration) -> Result<CharDevice, Error> {
-        CharDevice::open_after(id, patience, &[Errno::ENOENT, Errno::EACCES, Errno::EBUSY])
+    /// not there yet, not ours yet, or looked at by udev; not for one whose device somebody has deleted meanwhile.
+    pub(crate) fn open(control: &mut Control, id: DeviceId, patience: Duration) -> Result<CharDevice, Error> {
+        CharDevice::open_while(id, patience, |errno| match errno {
+            Errno::ENOENT => !matches!(control.info(id), Err(Error::Control { errno: Errno::ENODEV, .. })),
+            _ => matches!(errno, Errno::EACCES | Errno::EBUSY),
+        })
     }
 
     /// Opens the char device of a device that was served, waiting up to `patience` until the driver is through with the
     /// last file.
     pub(crate) fn reopen(id: DeviceId, patience: Duration) -> Result<CharDevice, Error> {
-        CharDevice::open_after(id, patience, &[Errno::EBUSY])
+        CharDevice::open_while(id, patience, |errno| errno == Errno::EBUSY)
     }
 
-    fn open_after(id: DeviceId, patience: Duration, passing: &[Errno]) -> Result<CharDevice, Error> {
+    fn open_while(
+        id: DeviceId,
+        patience: Duration,
+        mut passes: impl FnMut(Errno) -> bool,
+    ) -> Result<CharDevice, Error> {
         let path = Path::of(id);
         let deadline = Deadline::after(patience);
         loop {
             match Fd::open(path.as_c_str()) {
                 Ok(fd) => return Ok(CharDevice { fd }),
                 // Nothing tells when udev has made or given the node, or when the driver has let go of the last file.
-                Err(errno) if passing.contains(&errno) && !deadline.is_over() => {
+                Err(errno) if !deadline.is_over() && passes(errno) => {
                     syscall::sleep(Duration::from_millis(10));
                 }
                 Err(errno) => return Err(Error::OpenCharDevice { device: id, errno }),

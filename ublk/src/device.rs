@@ -99,7 +99,8 @@ impl<M: Mode> Device<M> {
     ///   was sent.
     /// - [`Error::UnsupportedParams`]: the driver is too old for parameters of a kind;
     /// - those of [`Control::add`] and [`Control::set_params`];
-    /// - [`Error::OpenCharDevice`]: `EACCES`, the node was given to somebody else; `EBUSY`, somebody else has it open;
+    /// - [`Error::OpenCharDevice`]: `EACCES`, the node was given to somebody else; `EBUSY`, somebody else has it open; `ENOENT`,
+    ///   somebody else deleted the device meanwhile, or nothing has made a node in 3 seconds;
     /// - [`Error::WrongNode`]: `/dev/ublkcN` leads to another device;
     /// - [`Error::Replaced`]: somebody else deleted the device meanwhile, and added another of the same id.
     ///
@@ -112,7 +113,7 @@ impl<M: Mode> Device<M> {
         let shape = device.asked_shape(Overlays::of(params));
         let info = control.add(device)?;
         let mut device = Device::new(control, info, shape);
-        let char_device = CharDevice::open(info.id(), NODE_PATIENCE)?;
+        let char_device = CharDevice::open(&mut device.control, info.id(), NODE_PATIENCE)?;
         // The open file pins the id: what is true of it now stays true. Before, it could have become another device's: its
         // parameters would be overwritten, and the buffers made for the wrong size.
         let opened = device.control.info(info.id())?;

@@ -218,7 +218,7 @@ fn open_found(
     patience: Duration,
 ) -> Result<(CharDevice, DeviceInfo, Params), Error> {
     let id = found.id();
-    let char_device = CharDevice::open(id, patience)?;
+    let char_device = CharDevice::open(control, id, patience)?;
     // As when a device is added: the open file pins the id, and what is true of it now stays true.
     let info = control.info(id)?;
     let params = control.params(id)?;

@@ -64,7 +64,7 @@ impl Wanted {
 /// Runs it on every series that must pass; the exit status.
 pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
     let chosen = kernel::chosen(wanted.kernel)?;
-    packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ, packages::STRACE])?;
+    packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ, packages::STRACE, packages::FIO])?;
     let mut programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
     programs.extend(workspace::build(["test", "--no-run", "--test", TARGETS[0], "--test", TARGETS[1]])?);
     let mut seed = wanted.seed.unwrap_or_else(power::seed_of_the_clock);
@@ -75,7 +75,9 @@ pub(crate) fn run(wanted: &Wanted) -> Result<u8> {
             println!("== Linux {}: seed {seed}", kernel.name);
             let machine = vm::Wanted { memory: 2 << 30, ..vm::Wanted::default() };
             let mut guest = Guest::new(&kernel, &machine)?;
-            guest.files.add(packages::STRACE.name)?;
+            for tool in [packages::STRACE, packages::FIO] {
+                guest.files.add(tool.name)?;
+            }
             let filter = wanted.filter.as_deref().unwrap_or_default();
             let mut script = format!("export UBLK_TORTURE=full UBLK_TORTURE_SEED={seed}\nstatus=0\n");
             for program in &programs {
