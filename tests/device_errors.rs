@@ -14,15 +14,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 
-use harness::{is_of_a_mode, needed_by, nodes, serve};
+use harness::{is_of_a_mode, needed_by, nodes, possessions, serve};
 use planted::{
-    CONTROL, Resource, Restored, add_unprivileged, is_nobody, kernel_release, open_to_all, run, run_as_nobody, set,
-    without_driver,
+    CONTROL, Restored, assert_says, is_nobody, kernel_release, open_to_all, run, run_as_nobody, set, without_driver,
 };
 use ublk::ring::Ring;
 use ublk::{
     Cache, Command, Control, DeletedId, Device, DeviceId, Errno, Error, Features, NewDevice, Operation, Params,
-    QueueId, Request, Sectors, Sent, Server, StopHandle, Stopped, SystemCall,
+    QueueId, Request, Sectors, Sent, Stopped, SystemCall,
 };
 
 /// Ids are given from 0 up; nobody else has one up here.
@@ -44,28 +43,12 @@ fn forgetful(request: Request<'_>) {
     }
 }
 
-/// That this is the error, and that its sentence says so.
-fn assert_says(error: Error, expected: Error, cause: &str) {
-    assert_eq!(error, expected);
-    let sentence = error.to_string();
-    assert!(sentence.contains(cause), "{sentence}");
-    assert!(!sentence.contains('\n') && !sentence.ends_with('.'), "{sentence}");
-}
-
 fn refused(command: Command, errno: Errno) -> Error {
     Error::Control { command, device: Some(HIGH), errno, sent: Sent::default() }
 }
 
 fn system(call: SystemCall, errno: Errno) -> Error {
     Error::System { call, errno }
-}
-
-fn open_files() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-fn mappings() -> usize {
-    fs::read_to_string("/proc/self/maps").unwrap().lines().count()
 }
 
 // What the caller got wrong.
@@ -182,13 +165,13 @@ fn io_uring_that_is_forbidden_is_told_with_its_sysctl() {
     let cause = "; sysctl kernel.io_uring_disabled forbids it: 1 to all but CAP_SYS_ADMIN and kernel.io_uring_group, 2 to \
                  everybody, or a seccomp filter, such as containers have, forbids io_uring";
     let mut device = Device::add(open(), &NewDevice::new().id(HIGH), &params()).unwrap();
-    let before = open_files();
+    let before = possessions()[0];
     {
         let _disabled = set("/proc/sys/kernel/io_uring_disabled", "2");
         assert_says(Control::open().unwrap_err(), forbidden, cause);
         assert_says(device.queue(QueueId::new(0)).unwrap_err(), forbidden, cause);
     }
-    assert_eq!(open_files(), before);
+    assert_eq!(possessions()[0], before);
     // Nothing is lost by it.
     drop(device.queue(QueueId::new(0)).unwrap());
     assert_eq!(device.delete(), Ok(DeletedId::Free));
@@ -201,7 +184,7 @@ fn io_uring_that_is_forbidden_is_told_with_its_sysctl() {
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_kernel_or_a_filter_without_io_uring_is_told_from_one_that_forbids_it() {
     let mut device = Device::add(open(), &NewDevice::new().id(HIGH), &params()).unwrap();
-    let before = open_files();
+    let before = possessions()[0];
     for (errno, cause) in [
         (Errno::ENOSYS, "; this kernel has no io_uring (CONFIG_IO_URING), or a seccomp filter hides io_uring"),
         (Errno::EPERM, "or a seccomp filter, such as containers have, forbids io_uring"),
@@ -215,7 +198,7 @@ fn a_kernel_or_a_filter_without_io_uring_is_told_from_one_that_forbids_it() {
             });
         });
     }
-    assert_eq!(open_files(), before);
+    assert_eq!(possessions()[0], before);
     assert_eq!(device.delete(), Ok(DeletedId::Free));
 }
 
@@ -274,135 +257,4 @@ fn whoever_has_no_rights_is_told_which() {
     }
     assert_eq!(control.info(HIGH), Ok(info));
     control.delete(HIGH).unwrap();
-}
-
-#[test]
-#[ignore = "limits the devices of the whole machine: run `cargo xtask test`"]
-fn a_limit_of_devices_is_told_where_it_counts() {
-    const NAME: &str = "a_limit_of_devices_is_told_where_it_counts";
-    if is_nobody() {
-        let cause = "; there are as many unprivileged devices as the module parameter ublks_max allows \
-                     (/sys/module/ublk_drv/parameters/ublks_max)";
-        let error = Error::Control {
-            command: Command::ADD_DEV,
-            device: None,
-            errno: add_unprivileged().unwrap_err(),
-            sent: Sent::default(),
-        };
-        assert_says(
-            error,
-            Error::Control { command: Command::ADD_DEV, device: None, errno: Errno::EACCES, sent: Sent::default() },
-            cause,
-        );
-        return;
-    }
-    let _limited = set("/sys/module/ublk_drv/parameters/ublks_max", "0");
-    let _opened = open_to_all();
-    run_as_nobody(NAME);
-    // It is for unprivileged devices alone, on Linux 6.12 too.
-    let mut control = open();
-    control.add(&NewDevice::new().id(HIGH)).unwrap();
-    control.delete(HIGH).unwrap();
-    assert_eq!(nodes(), [""; 0]);
-}
-
-#[test]
-#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn every_step_that_finds_no_descriptor_left_says_so_and_leaves_nothing() {
-    let serve_once = || -> Result<(), Error> {
-        let mut device = Device::add(Control::open()?, &NewDevice::new().id(HIGH).depth(4), &params())?;
-        let queue = device.queue(QueueId::new(0))?.fetch()?;
-        device.stop()?;
-        while !queue.is_finished() {
-            queue.wait(None)?;
-            assert!(queue.next_request()?.is_none());
-        }
-        drop(queue);
-        device.delete().map(drop)
-    };
-    let run_server = || -> Result<(), Error> {
-        let stop = StopHandle::new()?;
-        let server = Server::new(NewDevice::new().id(HIGH).depth(4), params()).stop_on(&stop).stop_on_signals();
-        server.run(forgetful, |_| stop.stop()).map(drop)
-    };
-    // Once without a limit, for what the process needs once and keeps.
-    serve_once().unwrap();
-    run_server().unwrap();
-    let steps = steps_without_descriptors(serve_once);
-    let expected =
-        ["cannot open /dev/ublk-control", "io_uring_setup failed", "cannot open /dev/ublkc4711"].map(str::to_owned);
-    assert!(expected.iter().all(|step| steps.contains(step)), "{steps:?}");
-    assert!(steps.iter().filter(|step| *step == "io_uring_setup failed").count() >= 2, "{steps:?}");
-    let steps = steps_without_descriptors(run_server);
-    assert!(steps.contains(&"eventfd failed".to_owned()) && steps.contains(&"signalfd failed".to_owned()), "{steps:?}");
-}
-
-/// Lets `work` have one descriptor more each time, until it succeeds; the operations that failed on the way.
-fn steps_without_descriptors(work: impl Fn() -> Result<(), Error>) -> Vec<String> {
-    let mut steps = Vec::new();
-    let (files, maps) = (open_files(), mappings());
-    // The first number that is free.
-    let first = libc::rlim_t::try_from(ublk::Fd::open(c"/dev/null").unwrap().raw()).unwrap();
-    for more in 0.. {
-        assert!(more < 64, "{steps:?}");
-        let before = planted::set_soft(Resource::Descriptors, first + more);
-        let done = work();
-        planted::set_soft(Resource::Descriptors, before);
-        assert_eq!((open_files(), nodes()), (files, Vec::new()), "with {more}: {done:?}");
-        let Err(error) = done else { break };
-        let sentence = error.to_string();
-        let cause = ": EMFILE (24); this process has as many descriptors as it may: raise RLIMIT_NOFILE (ulimit -n)";
-        let step = sentence.strip_suffix(cause).unwrap_or_else(|| panic!("{sentence}"));
-        steps.push(step.to_owned());
-    }
-    assert!(mappings() <= maps + 1, "{} mappings after {maps}", mappings());
-    steps
-}
-
-#[test]
-#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn an_address_space_that_is_limited_is_told() {
-    let mut device = Device::add(open(), &NewDevice::new().id(HIGH), &params()).unwrap();
-    let (files, maps) = (open_files(), mappings());
-    // The buffers take 64 MiB.
-    let used = fs::read_to_string("/proc/self/statm").unwrap();
-    let pages = used.split_whitespace().next().unwrap().parse::<libc::rlim_t>().unwrap();
-    let before = planted::set_soft(Resource::AddressSpace, pages * 4096 + (16 << 20));
-    let error = device.queue(QueueId::new(0)).map(drop);
-    planted::set_soft(Resource::AddressSpace, before);
-    let cause = "; the address space is limited (RLIMIT_AS, sysctl vm.overcommit_memory=2), or the mappings (sysctl \
-                 vm.max_map_count)";
-    assert_says(error.unwrap_err(), system(SystemCall::MmapAnonymous, Errno::ENOMEM), cause);
-    assert_eq!((open_files(), mappings()), (files, maps));
-    drop(device.queue(QueueId::new(0)).unwrap());
-    assert_eq!(device.delete(), Ok(DeletedId::Free));
-}
-
-#[test]
-#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn a_limit_of_locked_memory_is_told_where_it_counts() {
-    const NAME: &str = "a_limit_of_locked_memory_is_told_where_it_counts";
-    if !is_nobody() {
-        return run_as_nobody(NAME);
-    }
-    let before = planted::set_soft(Resource::LockedMemory, 0);
-    let made = Ring::wide(32, 32).map(drop);
-    planted::set_soft(Resource::LockedMemory, 4096);
-    // Nothing may be allocated in between.
-    planted::lock_future(true);
-    let mapped = Ring::wide(256, 256).map(drop);
-    planted::lock_future(false);
-    planted::set_soft(Resource::LockedMemory, before);
-
-    if let Err(error) = made {
-        // Linux 6.18 counts the ring's pages; these two do not.
-        assert!(!matches!(kernel_release(), (6, 12) | (7, 3)), "{error}");
-        let cause = "; rings count as locked memory on this kernel, and this process may lock no more, or the kernel has no memory \
-                     for the ring";
-        assert_says(error, system(SystemCall::IoUringSetup, Errno::ENOMEM), cause);
-        assert_eq!(mapped, made);
-        return;
-    }
-    let cause = "; this process locks its memory (mlockall) and may lock no more: raise RLIMIT_MEMLOCK (ulimit -l)";
-    assert_says(mapped.unwrap_err(), system(SystemCall::MmapRing, Errno::EAGAIN), cause);
 }

@@ -7,7 +7,7 @@ pub mod backing;
 pub mod held;
 pub mod program;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -129,6 +129,16 @@ pub fn is_of_a_mode(feature: Features) -> bool {
 pub fn open_direct(id: DeviceId) -> File {
     let path = format!("/dev/ublkb{id}");
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).unwrap()
+}
+
+/// What this process has: descriptors, threads, mappings, and kilobytes of memory.
+pub fn possessions() -> [u64; 4] {
+    let count = |path: &str| u64::try_from(fs::read_dir(path).unwrap().count()).unwrap();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let resident = resident.trim().strip_suffix(" kB").unwrap().trim().parse().unwrap();
+    [count("/proc/self/fd"), count("/proc/self/task"), u64::try_from(maps).unwrap(), resident]
 }
 
 /// Whether some mapping of this process holds `address`.

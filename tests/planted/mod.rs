@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::Command as Program;
 
 use ublk::ring::{Ring, WideOp};
-use ublk::{Command, DeviceId, Errno, Features};
+use ublk::{Command, DeviceId, Errno, Error, Features};
 
 pub const CONTROL: &str = "/dev/ublk-control";
 
@@ -237,4 +237,12 @@ fn send_by_hand(command: Command, words: [u64; 4]) -> Result<(), Errno> {
             return if completion.result < 0 { Err(Errno::from_raw(completion.result)) } else { Ok(()) };
         }
     }
+}
+
+/// That this is the error, and that its sentence says so.
+pub fn assert_says(error: Error, expected: Error, cause: &str) {
+    assert_eq!(error, expected);
+    let sentence = error.to_string();
+    assert!(sentence.contains(cause), "{sentence}");
+    assert!(!sentence.contains('\n') && !sentence.ends_with('.'), "{sentence}");
 }

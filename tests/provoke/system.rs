@@ -112,13 +112,14 @@ pub const ROWS: &[Row] = &[
     ("io-uring.busy-memory", Unreachable(NO_MEMORY)),
     ("io-uring.no-memory", Unreachable(NO_MEMORY)),
     ("io-uring.enabled-elsewhere", So(|s| of_another_thread(s, SystemCall::EnableRings))),
+    ("mmap.address-space", So(|s| crowded(s, Control::open))),
+    ("mmap.ring-address-space", So(|s| crowded(s, || Ring::wide(4, 4)))),
     (
-        "mmap.address-space",
+        "mmap.descriptors-address-space",
         So(|mut s| {
-            let limit = Limit::put(libc::RLIMIT_AS, mapped_bytes());
-            let opened = Control::open();
-            drop(limit);
-            s.failed(opened)
+            s.add(0);
+            let node = node();
+            crowded(s, || descriptors(node.as_raw_fd(), 4096, libc::PROT_READ))
         }),
     ),
     ("mmap.locked", So(|s| locked(s, |_| Control::open()))),
@@ -328,6 +329,14 @@ fn lock_with(mut s: Scene, limit: u64) -> Planted {
 }
 
 /// Where all memory is locked, and none may be.
+/// With no address space left.
+fn crowded<T>(mut s: Scene, try_it: impl FnOnce() -> Result<T, Error>) -> Planted {
+    let limit = Limit::put(libc::RLIMIT_AS, mapped_bytes());
+    let tried = try_it();
+    drop(limit);
+    s.failed(tried)
+}
+
 fn locked<T>(mut s: Scene, try_it: impl FnOnce(()) -> Result<T, Error> + Send) -> Planted {
     let limit = Limit::put(libc::RLIMIT_MEMLOCK, 0);
     let tried = thread::scope(|scope| {

@@ -3,3 +3,4 @@
 #![allow(unreachable_pub, reason = "a test program uses it")]
 
 pub mod load;
+pub mod race;

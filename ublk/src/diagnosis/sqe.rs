@@ -88,7 +88,7 @@ rules! {
         ENOMEM, "sqe.memory", |_| possibly(true),
             "the kernel has no memory to keep the command in",
             "give the machine, or the control group of this process, more memory";
-        ECANCELED, "sqe.cancelled", |_| possibly(true),
+        ECANCELED, "sqe.cancelled", |s| possibly(!(s.is_ours() && s.is_control())),
             "the command was cancelled before it ran, by IORING_OP_ASYNC_CANCEL or because its ring or thread ended",
             "keep the thread and the ring until the command's completion was taken";
     }

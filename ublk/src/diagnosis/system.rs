@@ -130,10 +130,20 @@ rules! {
             "this process locks its memory (mlockall) and may lock no more",
             "raise RLIMIT_MEMLOCK (ulimit -l)";
     }
+    Attempt::System(SystemCall::MmapRing), "mmap_region" {
+        ENOMEM, "mmap.ring-address-space", |_| certainly(true),
+            "the address space is limited (RLIMIT_AS, sysctl vm.overcommit_memory=2), or the mappings (sysctl vm.max_map_count)",
+            "raise the limit that is reached";
+    }
     Attempt::System(SystemCall::MmapRing), "io_uring_mmap" {
         EAGAIN, "mmap.ring-locked", |_| certainly(true),
             "this process locks its memory (mlockall) and may lock no more",
             "raise RLIMIT_MEMLOCK (ulimit -l)";
+    }
+    Attempt::System(SystemCall::MmapDescriptors), "mmap_region" {
+        ENOMEM, "mmap.descriptors-address-space", |_| certainly(true),
+            "the address space is limited (RLIMIT_AS, sysctl vm.overcommit_memory=2), or the mappings (sysctl vm.max_map_count)",
+            "raise the limit that is reached";
     }
     Attempt::System(SystemCall::MmapDescriptors), "ublk_ch_mmap" {
         EAGAIN, "mmap.descriptors-locked", |_| certainly(true),
