@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use harness::program::Program;
-use harness::{nodes, quiet_device};
+use harness::{group, nodes, quiet_device};
 use planted::{NOBODY, Resource, Restored, is_nobody, run, run_as_nobody, set_soft};
 use ublk::hosting::{adjust_oom_score, mark_io_flusher};
 use ublk::{
@@ -349,10 +349,7 @@ fn swap_on_a_disk_whose_server_is_short_of_memory_too_keeps_every_page_and_takes
         Ok(_) => return hog(),
         Err(_) => {}
     }
-    if !fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap() {
-        run("mount", &["-t", "cgroup2", "none", "/sys/fs/cgroup"]);
-    }
-    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory").unwrap();
+    group::enable("memory");
     fs::create_dir(GROUP).unwrap();
     fs::write(format!("{GROUP}/memory.max"), LIMIT.to_string()).unwrap();
 

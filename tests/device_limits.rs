@@ -13,10 +13,9 @@ mod planted;
 use std::collections::BTreeMap;
 use std::fs;
 
+use harness::group::Threads;
 use harness::{nodes, possessions};
-use planted::{
-    Resource, add_unprivileged, assert_says, is_nobody, kernel_release, open_to_all, run, run_as_nobody, set,
-};
+use planted::{Resource, add_unprivileged, assert_says, is_nobody, kernel_release, open_to_all, run_as_nobody, set};
 use ublk::ring::Ring;
 use ublk::{
     Cache, Command, Control, DeletedId, Device, DeviceId, Errno, Error, NewDevice, Params, QueueId, Sectors, Sent,
@@ -175,19 +174,13 @@ fn every_step_that_finds_no_address_space_left_says_so_and_leaves_nothing() {
 #[ignore = "limits the processes of a group: run `cargo xtask test`"]
 fn every_thread_that_a_limit_of_processes_forbids_is_told_and_nothing_is_left() {
     const QUEUES: u16 = 3;
-    const GROUP: &str = "/sys/fs/cgroup/ublk-limits";
     run_server(QUEUES).unwrap();
-    if !fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap() {
-        run("mount", &["-t", "cgroup2", "none", "/sys/fs/cgroup"]);
-    }
-    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+pids").unwrap();
-    fs::create_dir(GROUP).unwrap();
-    fs::write(format!("{GROUP}/cgroup.procs"), "0").unwrap();
+    let group = Threads::limited();
     let [files, threads, ..] = possessions();
     // A worker of io_uring's, which runs the control commands, and a thread for each queue.
     let (mut workers, mut queues) = (0, 0);
     for more in 0.. {
-        fs::write(format!("{GROUP}/pids.max"), (threads + more).to_string()).unwrap();
+        group.at_most(threads + more);
         let done = run_server(QUEUES);
         assert_eq!((possessions()[0], nodes()), (files, Vec::new()), "with {more} more: {done:?}");
         let Err(error) = done else { break };
@@ -206,8 +199,6 @@ fn every_thread_that_a_limit_of_processes_forbids_is_told_and_nothing_is_left() 
         assert!(workers + queues < 20, "{sentence}");
     }
     assert!(workers > 0 && queues > 0, "{workers} without a worker, {queues} without a thread");
-    fs::write("/sys/fs/cgroup/cgroup.procs", "0").unwrap();
-    fs::remove_dir(GROUP).unwrap();
 }
 
 #[test]

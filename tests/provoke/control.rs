@@ -15,7 +15,7 @@ use ublk_sys::{
     UBLK_PARAM_TYPE_BASIC, UBLK_PARAM_TYPE_ZONED,
 };
 
-use super::machine::{Limit, Setting, drop_capabilities, nobody};
+use super::machine::{Setting, drop_capabilities, nobody};
 use super::scene::{Edit, Planted, Refused, Scene, answer_to};
 use super::table::How::{Planted as So, PlantedBefore, PlantedFrom, Unreachable};
 use super::table::Row;
@@ -50,22 +50,6 @@ const NOWHERE: u64 = 4096;
 const FLAGS: usize = 24;
 
 pub const ROWS: &[Row] = &[
-    (
-        "command.no-worker",
-        So(|mut s| {
-            let limit = Limit::put(libc::RLIMIT_NPROC, 1);
-            let asked = thread::scope(|scope| {
-                let ask = || {
-                    let mut control = ublk::Control::open()?;
-                    nobody();
-                    control.info(DeviceId::new(ID))
-                };
-                scope.spawn(ask).join().unwrap()
-            });
-            drop(limit);
-            s.failed(asked.map(drop))
-        }),
-    ),
     ("device.none", So(|s| alone(s, INFO, same))),
     (
         "right.cap-sys-admin",

@@ -3,14 +3,17 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::thread;
 
 use ublk::ring::WideOp;
+use ublk::{DeviceId, NewDevice};
 
 use super::raw_ring::RawRing;
 use super::scene::{Edit, Planted, Scene, alone};
 use super::table::How::{Planted as So, PlantedBefore, Unreachable};
 use super::table::Row;
-use crate::commands::Built;
+use crate::commands::{Built, ID};
+use crate::harness::group::Threads;
 use crate::sender::{PATIENCE, entry};
 
 const INFO: &str = "UBLK_U_CMD_GET_DEV_INFO";
@@ -50,6 +53,7 @@ pub const ROWS: &[Row] = &[
     ("ring.polls", So(|s| on_another_ring(s, RawRing::polling()).knowing(|e| e.ring_polls = Some(true)))),
     ("sqe.memory", Unreachable("the kernel would have to run out of memory")),
     ("sqe.cancelled", So(cancelled)),
+    ("command.no-worker", So(without_worker)),
     (
         "sqe.size",
         So(|mut s| {
@@ -97,6 +101,21 @@ fn on_another_ring(mut s: Scene, mut ring: RawRing) -> Planted {
 }
 
 /// Linked to one that is refused.
+/// A control command of a thread that has sent none before, and so has no worker.
+fn without_worker(mut s: Scene) -> Planted {
+    let group = Threads::limited();
+    let asked = thread::scope(|scope| {
+        let ask = || {
+            let mut control = ublk::Control::open()?;
+            group.at_most(0);
+            control.add(&NewDevice::new().id(DeviceId::new(ID)))
+        };
+        scope.spawn(ask).join().unwrap()
+    });
+    drop(group);
+    s.failed(asked.map(drop))
+}
+
 fn cancelled(mut s: Scene) -> Planted {
     const LINK: u8 = 4;
     let first = s.golden(FEATURES).len(0).with(1, &[LINK]);

@@ -7,8 +7,8 @@ use ublk_sys::{UBLK_FEATURES_LEN, UBLK_PARAM_TYPE_BASIC, ublk_shmem_buf_reg, ubl
 
 use crate::device_info::State;
 use crate::diagnosis::rule::{
-    Answer, Attempt, EACCES, EBUSY, ECANCELED, EEXIST, EFAULT, EINTR, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC,
-    EOPNOTSUPP, EPERM, Holds, certainly, possibly, rules, told,
+    Answer, Attempt, EACCES, EBUSY, EEXIST, EFAULT, EINTR, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, EOPNOTSUPP, EPERM,
+    Holds, certainly, possibly, rules, told,
 };
 use crate::diagnosis::seen::{Bytes, Seen};
 use crate::error::Command;
@@ -21,11 +21,6 @@ const _: () = assert!(size_of::<ublksrv_ctrl_dev_info>() == 64);
 const BASIC: u32 = UBLK_PARAM_TYPE_BASIC;
 
 rules! {
-    Attempt::EveryControl, "io_wq_enqueue" {
-        ECANCELED, "command.no-worker", |s| told(s.is_ours().then_some(true)),
-            "control commands are run by a worker thread of io_uring's, and the kernel could not make one: no more threads are allowed",
-            "raise RLIMIT_NPROC (ulimit -u), pids.max of the control group, or sysctl kernel.threads-max";
-    }
     Attempt::EveryControl, "ublk_ctrl_uring_cmd" {
         ENODEV, "device.none", |s| if s.needs_device() { s.device_is_missing() } else { Holds::No },
             "there is no device of the id in cmd.dev_id, or it is being freed",

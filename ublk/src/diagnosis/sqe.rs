@@ -92,6 +92,11 @@ rules! {
             "the command was cancelled before it ran, by IORING_OP_ASYNC_CANCEL or because its ring or thread ended",
             "keep the thread and the ring until the command's completion was taken";
     }
+    Attempt::Entry, "io_wq_enqueue" {
+        ECANCELED, "command.no-worker", |s| if s.is_control() { told(s.is_ours().then_some(true)) } else { Holds::No },
+            "a control command that may wait is run by a worker thread of io_uring's, and the kernel could not make one: no more threads are allowed",
+            "raise RLIMIT_NPROC (ulimit -u), pids.max of the control group, or sysctl kernel.threads-max";
+    }
     Attempt::Entry, "ublk_ctrl_uring_cmd" {
         EINVAL, "sqe.size", |s| if !s.is_control() { Holds::No } else if s.sqe.is_wide() { unless_ours(s, s.environment.entries_are_wide.map(|wide| !wide)) } else { Holds::Certainly },
             "a control command is in an entry of 64 bytes, and the driver needs 128",

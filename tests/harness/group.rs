@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Control groups.
+
+use std::fs;
+use std::process::Command;
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Has the groups below the root take the limits of this controller.
+pub fn enable(controller: &str) {
+    if !fs::exists(format!("{ROOT}/cgroup.controllers")).unwrap() {
+        let mounted = Command::new("mount").args(["-t", "cgroup2", "none", ROOT]).status();
+        assert!(mounted.unwrap().success());
+    }
+    fs::write(format!("{ROOT}/cgroup.subtree_control"), format!("+{controller}")).unwrap();
+}
+
+/// A group in which this process alone is, which may make only so many threads; until this is dropped.
+pub struct Threads {
+    path: String,
+}
+
+impl Threads {
+    pub fn limited() -> Threads {
+        enable("pids");
+        let path = format!("{ROOT}/ublk-threads");
+        fs::create_dir(&path).unwrap();
+        fs::write(format!("{path}/cgroup.procs"), "0").unwrap();
+        Threads { path }
+    }
+
+    /// With those that there are.
+    pub fn at_most(&self, threads: u64) {
+        fs::write(format!("{}/pids.max", self.path), threads.to_string()).unwrap();
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        fs::write(format!("{ROOT}/cgroup.procs"), "0").unwrap();
+        fs::remove_dir(&self.path).unwrap();
+    }
+}
