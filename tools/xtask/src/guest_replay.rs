@@ -31,11 +31,7 @@ const LOGGED: &str = "logged";
 const LOGGED_DISK: &str = "/dev/dm-0";
 const LOGGED_CACHE: &str = "/sys/block/dm-0/queue/write_cache";
 
-/// How many writes and files are acknowledged before the log is looked at.
-const WRITES: u64 = 440;
-const FILES: u64 = 30;
-
-/// How often the power of the disk that forgets is cut.
+/// How often the power of the disk that forgets is cut: at one place by chance everything may have been written back.
 const FORGETFUL_CUTS: u64 = 10;
 
 /// `CUTS SEED SERVER FORGETFUL`: how often, where chance starts, and the programs that serve.
@@ -48,15 +44,17 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let (cuts, mut chance) = (number(cuts)?, Chance::new(number(seed)?));
     blocks(server, cuts, &mut chance)?;
     files(server, cuts, &mut chance)?;
-    if cuts > 0 { blocks(forgetful, FORGETFUL_CUTS, &mut chance) } else { Ok(()) }
+    blocks(forgetful, FORGETFUL_CUTS, &mut chance)
 }
 
 /// Blocks that are written to the bare disk.
 fn blocks(server: &str, cuts: u64, chance: &mut Chance) -> Result<()> {
     println!("recording {server} {BLOCKS}");
+    // A mark is a process, which takes its time: as many as there are cuts to make use of them.
+    let enough = 100 + 10 * cuts;
     let log = logged(server, |disk, marks| {
         marks.mark()?;
-        write_blocks(disk, |line| marks.acknowledged(line, WRITES))?;
+        write_blocks(disk, |line| marks.acknowledged(line, enough))?;
         marks.mark()
     })?;
     let used = usize::try_from(BLOCKS).unwrap_or(0) * BLOCK;
@@ -69,13 +67,14 @@ fn blocks(server: &str, cuts: u64, chance: &mut Chance) -> Result<()> {
 /// Files in a file system on the disk.
 fn files(server: &str, cuts: u64, chance: &mut Chance) -> Result<()> {
     println!("recording {server} 0");
+    let enough = 10 + cuts;
     let log = logged(server, |disk, marks| {
         done("mkfs.ext4", &["-q", disk])?;
         // Not before there is a file system.
         marks.mark()?;
         fs::create_dir_all(FOLDER).context(|| "cannot make a folder".to_owned())?;
         done("mount", &["-t", "ext4", disk, FOLDER])?;
-        write_files(0, |line| marks.acknowledged(line, FILES))?;
+        write_files(0, |line| marks.acknowledged(line, enough))?;
         done("umount", &[FOLDER])?;
         marks.mark()
     })?;

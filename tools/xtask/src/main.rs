@@ -80,8 +80,9 @@ cargo xtask torture [--seed N] [--minutes N] [--kernel SERIES] [FILTER]
 
 cargo xtask power [--cuts N] [--seed N] [--kernel SERIES]
     Cuts the power of a machine N times (50) while disks of loop are written in it, and compares what is there when it comes
-    back with what was acknowledged: each write before a FLUSH, each write with FUA, each file that was fsynced. A disk whose
-    FLUSH does nothing has to fail this.
+    back with what was acknowledged: each write before a FLUSH, each write with FUA, each file that was fsynced. Where loop
+    serves past the page cache the volatile cache is the device's behind it: what comes to that is logged, and N power cuts are
+    replayed from the log. A disk whose FLUSH does nothing has to fail both.
 
 cargo xtask orderings
     Checks the memory orderings of the ring and of the mailbox with loom, and that each is needed: weakened in a copy,

@@ -78,7 +78,8 @@ pub(crate) fn seed_of_the_clock() -> u64 {
 
 /// So many power cuts on that series, and some of a server that forgets to flush.
 pub(crate) fn check(series: Series, cuts: u64, seed: u64, tally: &mut Tally) -> Result<()> {
-    packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ, packages::MKE2FS, packages::E2FSCK])?;
+    packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ])?;
+    packages::need(&[packages::MKE2FS, packages::E2FSCK, packages::DMSETUP])?;
     let kernel = Kernel::of_series(series)?;
     println!("== power cuts on Linux {}: seed {seed}", kernel.name);
     let judged = cut(&kernel, JUDGED, cuts, seed)?;
