@@ -19,10 +19,10 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 
 use crate::failure::{Context, Failure, Result};
@@ -34,7 +34,9 @@ const FILE: usize = 5 * BLOCK + 100;
 /// Where the file system of the files is mounted.
 pub(crate) const FOLDER: &str = "/tmp/files";
 const O_DIRECT: i32 = 0x4000;
-const O_DSYNC: i32 = 0x1000;
+
+/// What writes with FUA.
+pub(crate) const FUA: &str = "fua";
 
 /// `first|again SERVER`: after a power-on, the first or a later one, with the program that serves a file as a disk.
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
@@ -172,9 +174,9 @@ fn found_files(folder: &Path) -> Result<u64> {
 
 /// Writes to the blocks until `acknowledged`, which hears of each write and each flush as soon as it was, has had enough.
 pub(crate) fn write_blocks(disk: &str, mut acknowledged: impl FnMut(&str) -> Result<bool>) -> Result<()> {
-    let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(O_DIRECT | flags).open(disk);
-    let (plain, durable) =
-        (open(0).context(|| format!("cannot open {disk}"))?, open(O_DSYNC).context(|| disk.to_owned())?);
+    let plain = OpenOptions::new().read(true).write(true).custom_flags(O_DIRECT).open(disk);
+    let plain = plain.context(|| format!("cannot open {disk}"))?;
+    let mut durable = Fua::start(disk)?;
     let mut memory = vec![0; 2 * BLOCK];
     let start = memory.as_ptr().align_offset(BLOCK);
     let bytes = &mut memory[start..start + BLOCK];
@@ -189,16 +191,50 @@ pub(crate) fn write_blocks(disk: &str, mut acknowledged: impl FnMut(&str) -> Res
         let block = if write % 3 == 0 { write % 7 } else { write * 37 % BLOCKS };
         fill(bytes, block, write);
         let is_durable = write % 11 == 0;
-        let file = if is_durable { &durable } else { &plain };
-        file.write_all_at(bytes, block * 4096).context(|| format!("cannot write to {disk}"))?;
+        let written =
+            if is_durable { durable.write(bytes, block * 4096) } else { plain.write_all_at(bytes, block * 4096) };
+        written.context(|| format!("cannot write to {disk}"))?;
         let mut goes_on = acknowledged(&format!("{} {block} {write}", if is_durable { "d" } else { "w" }))?;
         if write % 16 == 0 {
             plain.sync_all().context(|| format!("cannot flush {disk}"))?;
             goes_on = acknowledged("f")?;
         }
         if !goes_on {
-            return Ok(());
+            return durable.end();
         }
+    }
+}
+
+/// The program that writes with FUA, and with no FLUSH behind it: write(2) cannot.
+struct Fua {
+    program: Child,
+    blocks: ChildStdin,
+    answers: ChildStdout,
+}
+
+impl Fua {
+    fn start(disk: &str) -> Result<Self> {
+        let program = Command::new(FUA).arg(disk).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut program = program.context(|| format!("cannot run {FUA}"))?;
+        let (Some(blocks), Some(answers)) = (program.stdin.take(), program.stdout.take()) else {
+            return Err(Failure::new(format!("{FUA} has no pipes")));
+        };
+        Ok(Self { program, blocks, answers })
+    }
+
+    /// The block is durable when this returns.
+    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.blocks.write_all(&offset.to_le_bytes())?;
+        self.blocks.write_all(bytes)?;
+        self.answers.read_exact(&mut [0])
+    }
+
+    /// It has the disk open no more.
+    fn end(self) -> Result<()> {
+        let Self { mut program, blocks, .. } = self;
+        drop(blocks);
+        let status = program.wait().context(|| format!("cannot wait for {FUA}"))?;
+        if status.success() { Ok(()) } else { Err(Failure::new(format!("{FUA}: {status}"))) }
     }
 }
 

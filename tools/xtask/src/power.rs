@@ -13,7 +13,7 @@ use std::io;
 use std::time::{Instant, SystemTime};
 
 use crate::failure::{Failure, Result};
-use crate::guest_power::BLOCKS;
+use crate::guest_power::{BLOCKS, FUA};
 use crate::kernel::{self, Kernel, Series};
 use crate::machine::{Ending, Stream, Timeout};
 use crate::packages;
@@ -112,7 +112,7 @@ fn cut(kernel: &Kernel, server: &str, cuts: u64, seed: u64) -> Result<Judged> {
     let programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
     let machine = vm::Wanted { disks: vec![1 << 30], modules: vec!["ext4"], ..vm::Wanted::default() };
     let mut guest = Guest::new(kernel, &machine)?;
-    for program in programs.iter().filter(|program| program.target == server) {
+    for program in programs.iter().filter(|program| [server, FUA].contains(&program.target.as_str())) {
         guest.files.program_on_path(&program.path)?;
     }
     for tool in [packages::MKE2FS, packages::E2FSCK] {

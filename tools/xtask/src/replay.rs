@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io;
 
 use crate::failure::{Failure, Result};
+use crate::guest_power::FUA;
 use crate::guest_replay::{DISK_BYTES, LOG_BYTES};
 use crate::kernel::Kernel;
 use crate::machine::{Ending, Stream, Timeout};
@@ -60,7 +61,7 @@ fn record(kernel: &Kernel, cuts: u64, seed: u64) -> Result<Vec<Recording>> {
     let disks = [DISK_BYTES, LOG_BYTES].map(|bytes| u64::try_from(bytes).unwrap_or(u64::MAX)).to_vec();
     let machine = vm::Wanted { disks, modules: vec!["ext4", "dm_log_writes"], ..vm::Wanted::default() };
     let mut guest = Guest::new(kernel, &machine)?;
-    for program in programs.iter().filter(|program| [JUDGED, FORGETFUL].contains(&program.target.as_str())) {
+    for program in programs.iter().filter(|program| [JUDGED, FORGETFUL, FUA].contains(&program.target.as_str())) {
         guest.files.program_on_path(&program.path)?;
     }
     for tool in [packages::MKE2FS, packages::E2FSCK, packages::DMSETUP] {
