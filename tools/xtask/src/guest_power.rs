@@ -19,20 +19,24 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 
 use crate::failure::{Context, Failure, Result};
 
 pub(crate) const BLOCKS: u64 = 256;
-const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 /// Bytes of a file in the file system: some blocks, and no whole number of them.
 const FILE: usize = 5 * BLOCK + 100;
+/// Where the file system of the files is mounted.
+pub(crate) const FOLDER: &str = "/tmp/files";
 const O_DIRECT: i32 = 0x4000;
-const O_DSYNC: i32 = 0x1000;
+
+/// What writes with FUA.
+pub(crate) const FUA: &str = "fua";
 
 /// `first|again SERVER`: after a power-on, the first or a later one, with the program that serves a file as a disk.
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
@@ -51,43 +55,40 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
         }
         done("sync", &[])?;
     }
-    found_blocks(Path::new("/mnt/blocks"))?;
-    let (_blocks_server, blocks) = serve(&server, "/mnt/blocks")?;
-    let (_files_server, files) = serve(&server, "/mnt/files")?;
+    say_blocks(&fs::read("/mnt/blocks").context(|| "cannot read the blocks".to_owned())?);
+    let (_blocks_server, blocks) = serve(&server, "off", "/mnt/blocks")?;
+    let (_files_server, files) = serve(&server, "off", "/mnt/files")?;
     if first {
         done("mkfs.ext4", &["-q", &files])?;
     }
-    fs::create_dir_all("/tmp/files").context(|| "cannot make a folder".to_owned())?;
-    // The mount replays the journal.
-    if let Err(failure) = done("mount", &["-t", "ext4", &files, "/tmp/files"]) {
-        println!("unmountable\nfound");
-        eprintln!("{failure}");
-        return write_blocks(&blocks);
-    }
-    let next = found_files(Path::new("/tmp/files"))?;
-    done("umount", &["/tmp/files"])?;
-    let checked =
-        Command::new("e2fsck").args(["-f", "-n", &files]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let checked = checked.context(|| "cannot run e2fsck".to_owned())?;
-    println!("fsck {}", checked.code().unwrap_or(-1));
-    done("mount", &["-t", "ext4", &files, "/tmp/files"])?;
+    let Some(next) = say_files(&files)? else {
+        println!("found");
+        return write_blocks(&blocks, say);
+    };
+    done("mount", &["-t", "ext4", &files, FOLDER])?;
     println!("found");
-    let writer = thread::spawn(move || write_files(Path::new("/tmp/files"), next));
-    write_blocks(&blocks)?;
+    let writer = thread::spawn(move || write_files(next, say));
+    write_blocks(&blocks, say)?;
     // Neither comes to an end; one that fails says why.
     writer.join().unwrap_or_else(|_| Err(Failure::new("the writer of files panicked".to_owned())))
 }
 
-fn done(program: &str, arguments: &[&str]) -> Result<()> {
+/// Says it, and goes on.
+fn say(line: &str) -> Result<bool> {
+    println!("{line}");
+    Ok(true)
+}
+
+pub(crate) fn done(program: &str, arguments: &[&str]) -> Result<()> {
     let status = Command::new(program).args(arguments).stdin(Stdio::null()).status();
     let status = status.context(|| format!("cannot run {program}"))?;
     if status.success() { Ok(()) } else { Err(Failure::new(format!("{program} {}: {status}", arguments.join(" ")))) }
 }
 
-/// A server of the file, and the path of its disk. Through the page cache: that is the cache which the power cut loses.
-fn serve(server: &str, file: &str) -> Result<(Child, String)> {
+/// A server of the file, and the path of its disk. Its `direct` is "off" where the page cache is the cache which the power cut loses.
+pub(crate) fn serve(server: &str, direct: &str, file: &str) -> Result<(Child, String)> {
     let mut child = Command::new(server)
-        .args(["--direct", "off", file])
+        .args(["--direct", direct, file])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -129,15 +130,32 @@ fn write_in(bytes: &[u8], place: u64) -> Option<u64> {
     (whole == bytes).then_some(write)
 }
 
-fn found_blocks(file: &Path) -> Result<()> {
-    let bytes = fs::read(file).context(|| format!("cannot read {}", file.display()))?;
+/// Says which write each of the blocks holds.
+pub(crate) fn say_blocks(bytes: &[u8]) {
     for (block, bytes) in (0..).zip(bytes.chunks(BLOCK)) {
         match write_in(bytes, block) {
             Some(write) => println!("block {block} {write}"),
             None => println!("torn {block}"),
         }
     }
-    Ok(())
+}
+
+/// Says what is in the file system, and what e2fsck finds; the number that no file has, or `None` where it cannot be mounted.
+pub(crate) fn say_files(disk: &str) -> Result<Option<u64>> {
+    fs::create_dir_all(FOLDER).context(|| "cannot make a folder".to_owned())?;
+    // The mount replays the journal.
+    if let Err(failure) = done("mount", &["-t", "ext4", disk, FOLDER]) {
+        println!("unmountable");
+        eprintln!("{failure}");
+        return Ok(None);
+    }
+    let next = found_files(Path::new(FOLDER));
+    done("umount", &[FOLDER])?;
+    let next = next?;
+    let checked = Command::new("e2fsck").args(["-f", "-n", disk]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let checked = checked.context(|| "cannot run e2fsck".to_owned())?;
+    println!("fsck {}", checked.code().unwrap_or(-1));
+    Ok(Some(next))
 }
 
 /// Says which files there are; the number that none has.
@@ -154,10 +172,11 @@ fn found_files(folder: &Path) -> Result<u64> {
     Ok(next)
 }
 
-fn write_blocks(disk: &str) -> Result<()> {
-    let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(O_DIRECT | flags).open(disk);
-    let (plain, durable) =
-        (open(0).context(|| format!("cannot open {disk}"))?, open(O_DSYNC).context(|| disk.to_owned())?);
+/// Writes to the blocks until `acknowledged`, which hears of each write and each flush as soon as it was, has had enough.
+pub(crate) fn write_blocks(disk: &str, mut acknowledged: impl FnMut(&str) -> Result<bool>) -> Result<()> {
+    let plain = OpenOptions::new().read(true).write(true).custom_flags(O_DIRECT).open(disk);
+    let plain = plain.context(|| format!("cannot open {disk}"))?;
+    let mut durable = Fua::start(disk)?;
     let mut memory = vec![0; 2 * BLOCK];
     let start = memory.as_ptr().align_offset(BLOCK);
     let bytes = &mut memory[start..start + BLOCK];
@@ -172,17 +191,56 @@ fn write_blocks(disk: &str) -> Result<()> {
         let block = if write % 3 == 0 { write % 7 } else { write * 37 % BLOCKS };
         fill(bytes, block, write);
         let is_durable = write % 11 == 0;
-        let file = if is_durable { &durable } else { &plain };
-        file.write_all_at(bytes, block * 4096).context(|| format!("cannot write to {disk}"))?;
-        println!("{} {block} {write}", if is_durable { "d" } else { "w" });
+        let written =
+            if is_durable { durable.write(bytes, block * 4096) } else { plain.write_all_at(bytes, block * 4096) };
+        written.context(|| format!("cannot write to {disk}"))?;
+        let mut goes_on = acknowledged(&format!("{} {block} {write}", if is_durable { "d" } else { "w" }))?;
         if write % 16 == 0 {
             plain.sync_all().context(|| format!("cannot flush {disk}"))?;
-            println!("f");
+            goes_on = acknowledged("f")?;
+        }
+        if !goes_on {
+            return durable.end();
         }
     }
 }
 
-fn write_files(folder: &Path, first: u64) -> Result<()> {
+/// The program that writes with FUA, and with no FLUSH behind it: write(2) cannot.
+struct Fua {
+    program: Child,
+    blocks: ChildStdin,
+    answers: ChildStdout,
+}
+
+impl Fua {
+    fn start(disk: &str) -> Result<Self> {
+        let program = Command::new(FUA).arg(disk).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut program = program.context(|| format!("cannot run {FUA}"))?;
+        let (Some(blocks), Some(answers)) = (program.stdin.take(), program.stdout.take()) else {
+            return Err(Failure::new(format!("{FUA} has no pipes")));
+        };
+        Ok(Self { program, blocks, answers })
+    }
+
+    /// The block is durable when this returns.
+    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.blocks.write_all(&offset.to_le_bytes())?;
+        self.blocks.write_all(bytes)?;
+        self.answers.read_exact(&mut [0])
+    }
+
+    /// It has the disk open no more.
+    fn end(self) -> Result<()> {
+        let Self { mut program, blocks, .. } = self;
+        drop(blocks);
+        let status = program.wait().context(|| format!("cannot wait for {FUA}"))?;
+        if status.success() { Ok(()) } else { Err(Failure::new(format!("{FUA}: {status}"))) }
+    }
+}
+
+/// Writes files, with that number first, until `acknowledged`, which hears of each as soon as it was synced, has had enough.
+pub(crate) fn write_files(first: u64, mut acknowledged: impl FnMut(&str) -> Result<bool>) -> Result<()> {
+    let folder = Path::new(FOLDER);
     let complain = |number: u64| move || format!("cannot write file {number}");
     for number in first.. {
         let mut bytes = vec![0; FILE];
@@ -190,7 +248,9 @@ fn write_files(folder: &Path, first: u64) -> Result<()> {
         let mut file = File::create(folder.join(number.to_string())).context(complain(number))?;
         file.write_all(&bytes).and_then(|()| file.sync_all()).context(complain(number))?;
         File::open(folder).and_then(|folder| folder.sync_all()).context(complain(number))?;
-        println!("s {number}");
+        if !acknowledged(&format!("s {number}"))? {
+            return Ok(());
+        }
         // The file system is not to become full.
         if let Some(old) = number.checked_sub(1000) {
             fs::remove_file(folder.join(old.to_string())).context(complain(old))?;

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 mod abi;
 mod archive;
+#[path = "../../../tests/chance/mod.rs"]
+mod chance;
 mod checks;
 mod cpio;
 mod demo;
@@ -16,6 +18,7 @@ mod fuzz;
 mod guest_agent;
 mod guest_btf;
 mod guest_power;
+mod guest_replay;
 mod guest_report;
 mod guest_tests;
 mod headers;
@@ -34,6 +37,7 @@ mod packages;
 mod pages;
 mod paths;
 mod power;
+mod replay;
 mod sizes;
 mod tally;
 mod targets;
@@ -42,6 +46,7 @@ mod tool;
 mod torture;
 mod vm;
 mod workspace;
+mod write_log;
 
 const HELP: &str = "\
 The project's own commands. Each fetches and builds what it needs, under target/.
@@ -75,8 +80,9 @@ cargo xtask torture [--seed N] [--minutes N] [--kernel SERIES] [FILTER]
 
 cargo xtask power [--cuts N] [--seed N] [--kernel SERIES]
     Cuts the power of a machine N times (50) while disks of loop are written in it, and compares what is there when it comes
-    back with what was acknowledged: each write before a FLUSH, each write with FUA, each file that was fsynced. A disk whose
-    FLUSH does nothing has to fail this.
+    back with what was acknowledged: each write before a FLUSH, each write with FUA, each file that was fsynced. Where loop
+    serves past the page cache the volatile cache is the device's behind it: what comes to that is logged, and N power cuts are
+    replayed from the log. A disk whose FLUSH does nothing has to fail both.
 
 cargo xtask orderings
     Checks the memory orderings of the ring and of the mailbox with loom, and that each is needed: weakened in a copy,
@@ -133,6 +139,7 @@ fn main() -> ExitCode {
         "guest-tests" => ("xtask guest-tests", guest_tests::run().map(|()| 0)),
         "guest-agent" => ("xtask guest-agent", guest_agent::run().map(|()| 0)),
         "guest-power" => ("xtask guest-power", guest_power::run(&arguments).map(|()| 0)),
+        "guest-replay" => ("xtask guest-replay", guest_replay::run(&arguments).map(|()| 0)),
         "guest-btf" => ("xtask guest-btf", guest_btf::run().map(|()| 0)),
         "" | "help" | "--help" | "-h" => {
             print!("{HELP}");

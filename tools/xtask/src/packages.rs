@@ -24,6 +24,7 @@ pub(crate) const BLKZONE: Program = Program { name: "blkzone", package: "util-li
 pub(crate) const MKXFS: Program = Program { name: "mkfs.xfs", package: "xfsprogs" };
 pub(crate) const XFS_REPAIR: Program = Program { name: "xfs_repair", package: "xfsprogs" };
 pub(crate) const BLKDISCARD: Program = Program { name: "blkdiscard", package: "util-linux" };
+pub(crate) const DMSETUP: Program = Program { name: "dmsetup", package: "dmsetup" };
 pub(crate) const FIO: Program = Program { name: "fio", package: "fio" };
 pub(crate) const STRACE: Program = Program { name: "strace", package: "strace" };
 pub(crate) const MANDOC: Program = Program { name: "mandoc", package: "mandoc" };

@@ -3,7 +3,8 @@
 //! there when it comes back.
 //!
 //! The power cut is the end of QEMU. `loop` serves files through the guest's page cache, which is lost with it: what is in the files
-//! afterwards is what was written back. What was acknowledged has left the machine before it counts.
+//! afterwards is what was written back. What was acknowledged has left the machine before it counts. What `loop` serves past the page
+//! cache is judged by replay ([`crate::replay`]).
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,19 +13,20 @@ use std::io;
 use std::time::{Instant, SystemTime};
 
 use crate::failure::{Failure, Result};
-use crate::guest_power::BLOCKS;
+use crate::guest_power::{BLOCKS, FUA};
 use crate::kernel::{self, Kernel, Series};
 use crate::machine::{Ending, Stream, Timeout};
 use crate::packages;
+use crate::replay;
 use crate::tally::Tally;
 use crate::vm::{self, Guest};
 use crate::workspace;
 
 /// A server of a file whose FLUSH does nothing, which has to be found out.
-const FORGETFUL: &str = "forgetful";
+pub(crate) const FORGETFUL: &str = "forgetful";
 
 /// The server that is judged.
-const JUDGED: &str = "loop";
+pub(crate) const JUDGED: &str = "loop";
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +78,8 @@ pub(crate) fn seed_of_the_clock() -> u64 {
 
 /// So many power cuts on that series, and some of a server that forgets to flush.
 pub(crate) fn check(series: Series, cuts: u64, seed: u64, tally: &mut Tally) -> Result<()> {
-    packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ, packages::MKE2FS, packages::E2FSCK])?;
+    packages::need(&[packages::QEMU, packages::BUSYBOX, packages::XZ])?;
+    packages::need(&[packages::MKE2FS, packages::E2FSCK, packages::DMSETUP])?;
     let kernel = Kernel::of_series(series)?;
     println!("== power cuts on Linux {}: seed {seed}", kernel.name);
     let judged = cut(&kernel, JUDGED, cuts, seed)?;
@@ -95,7 +98,7 @@ pub(crate) fn check(series: Series, cuts: u64, seed: u64, tally: &mut Tally) -> 
         &format!("a disk whose FLUSH does nothing is found out on Linux {}", kernel.name),
         !forgetful.lost.is_empty(),
     );
-    Ok(())
+    replay::check(&kernel, cuts, seed, tally)
 }
 
 /// What came of it.
@@ -109,7 +112,7 @@ fn cut(kernel: &Kernel, server: &str, cuts: u64, seed: u64) -> Result<Judged> {
     let programs = workspace::build(["build", "--release", "--workspace", "--bins", "--examples"])?;
     let machine = vm::Wanted { disks: vec![1 << 30], modules: vec!["ext4"], ..vm::Wanted::default() };
     let mut guest = Guest::new(kernel, &machine)?;
-    for program in programs.iter().filter(|program| program.target == server) {
+    for program in programs.iter().filter(|program| [server, FUA].contains(&program.target.as_str())) {
         guest.files.program_on_path(&program.path)?;
     }
     for tool in [packages::MKE2FS, packages::E2FSCK] {
@@ -162,26 +165,29 @@ fn cut(kernel: &Kernel, server: &str, cuts: u64, seed: u64) -> Result<Judged> {
 }
 
 /// What has to be there, and what was lost.
-#[derive(Debug, Default)]
-struct Truth {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Truth {
     /// For each block the write that it holds at least.
     durable: BTreeMap<u64, u64>,
     /// For each block the last write that was acknowledged since the last FLUSH was asked for.
     written: BTreeMap<u64, u64>,
     files: BTreeSet<u64>,
-    acknowledged: u64,
-    made_durable: u64,
-    files_synced: u64,
+    /// How many blocks were found, torn ones too.
+    blocks: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) made_durable: u64,
+    pub(crate) files_synced: u64,
     /// The last write of all that was acknowledged.
-    last: u64,
-    lost: Vec<String>,
+    pub(crate) last: u64,
+    pub(crate) lost: Vec<String>,
 }
 
 impl Truth {
     /// What was found after the power came back.
-    fn found(&mut self, line: &str) {
+    pub(crate) fn found(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |index: usize| words.get(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(u64::MAX);
+        self.blocks += u64::from(matches!(words.first(), Some(&("block" | "torn"))));
         match words.first().copied().unwrap_or_default() {
             "block" => {
                 let (block, write, least) = (number(1), number(2), self.durable.get(&number(1)).copied().unwrap_or(0));
@@ -204,13 +210,18 @@ impl Truth {
                 self.lost.push("the file system cannot be mounted any more".to_owned());
                 self.files.clear();
             }
+            "unreadable" => self.lost.push(line.to_owned()),
             "fsck" if number(1) != 0 => self.lost.push(format!("e2fsck says {}", number(1))),
             _ => {}
         }
     }
 
-    /// What was found is all there is.
-    fn all_found(&mut self) {
+    /// What was found is all there is, of a disk with so many blocks.
+    pub(crate) fn all_found(&mut self, blocks: u64) {
+        let found = core::mem::take(&mut self.blocks);
+        if found != blocks {
+            self.lost.push(format!("{found} of {blocks} blocks were found"));
+        }
         // The oldest are removed again.
         let newest = self.files.last().copied().unwrap_or(0);
         for missing in core::mem::take(&mut self.files) {
@@ -221,7 +232,7 @@ impl Truth {
         self.written.clear();
     }
 
-    fn acknowledged(&mut self, line: &str) {
+    pub(crate) fn acknowledged(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |index: usize| words.get(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(u64::MAX);
         match words.first().copied().unwrap_or_default() {
@@ -256,7 +267,6 @@ struct Heard<'t> {
     /// Whether the machine was written in before.
     again: bool,
     is_found: bool,
-    blocks: u64,
     /// Lines until the cut.
     left: u64,
     is_cut: bool,
@@ -264,7 +274,7 @@ struct Heard<'t> {
 
 impl<'t> Heard<'t> {
     fn new(truth: &'t mut Truth, again: bool, left: u64) -> Self {
-        Heard { truth, line: Vec::new(), again, is_found: false, blocks: 0, left, is_cut: false }
+        Heard { truth, line: Vec::new(), again, is_found: false, left, is_cut: false }
     }
 
     /// Takes what came; an error cuts the power.
@@ -281,13 +291,9 @@ impl<'t> Heard<'t> {
             } else if line == "found" {
                 self.is_found = true;
                 if self.again {
-                    self.truth.all_found();
-                    if self.blocks != BLOCKS {
-                        self.truth.lost.push(format!("{} of {BLOCKS} blocks were found", self.blocks));
-                    }
+                    self.truth.all_found(BLOCKS);
                 }
             } else if self.again {
-                self.blocks += u64::from(line.starts_with("block ") || line.starts_with("torn "));
                 self.truth.found(&line);
             }
             // What came with it in one piece left the machine, too.
