@@ -132,14 +132,21 @@ pub fn open_direct(id: DeviceId) -> File {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).unwrap()
 }
 
-/// What this process has: descriptors, threads, mappings, and kilobytes of memory.
+/// What this process has: descriptors, threads, mappings, and kilobytes of memory. io_uring's workers are the kernel's, and come and go.
 pub fn possessions() -> [u64; 4] {
-    let count = |path: &str| u64::try_from(fs::read_dir(path).unwrap().count()).unwrap();
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap().count();
+    let is_ours = |task: &fs::DirEntry| match fs::read_to_string(task.path().join("comm")) {
+        Ok(name) => !name.starts_with("iou-"),
+        // It has ended.
+        Err(_) => false,
+    };
+    let threads = fs::read_dir("/proc/self/task").unwrap().map(Result::unwrap).filter(is_ours).count();
     let maps = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let resident = resident.trim().strip_suffix(" kB").unwrap().trim().parse().unwrap();
-    [count("/proc/self/fd"), count("/proc/self/task"), u64::try_from(maps).unwrap(), resident]
+    let [descriptors, threads, maps] = [descriptors, threads, maps].map(|count| u64::try_from(count).unwrap());
+    [descriptors, threads, maps, resident]
 }
 
 /// Whether some mapping of this process holds `address`.
