@@ -6,21 +6,21 @@
 mod harness;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use harness::file_target::{begin, file, go_on, pattern};
 use harness::{Aligned, Served, is_mapped, nodes, open_direct, quiet_device, serve, serve_events, serve_on};
 use ublk::mode::{self, Mode, UserCopied};
 use ublk::{
-    Cache, Completed, Control, DeletedId, Device, DeviceInfo, Errno, Error, Event, Fd, NewDevice, Operation, Params,
-    PreparedQueue, Queue, QueueId, Request, RequestFlags, RingFile, Sectors, Server, StopHandle, Stopped,
+    Cache, Control, DeletedId, Device, DeviceInfo, Errno, Error, Event, Fd, NewDevice, Operation, Params,
+    PreparedQueue, Queue, QueueId, Request, RequestFlags, Sectors, Server, StopHandle, Stopped,
 };
 
 const SECTORS: u64 = 16384;
@@ -52,55 +52,6 @@ fn has_batches() -> bool {
     }
 }
 
-/// A file of its own, gone from its folder when it is open.
-fn backing() -> File {
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path = PathBuf::from(format!("/tmp/batch-{}-{count}", std::process::id()));
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
-    std::fs::remove_file(path).unwrap();
-    file.set_len(SECTORS * 512).unwrap();
-    file
-}
-
-/// A byte for each place of the disk, and another for each `seed`.
-fn pattern(len: usize, offset: usize, seed: usize) -> Aligned {
-    let mut bytes = Aligned::filled(len, 0);
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::try_from((offset + index + (offset + index) / 512 * 7 + seed * 13) % 251).unwrap();
-    }
-    bytes
-}
-
-fn begin<M: Mode>(file: RingFile, request: Request<'_, M>) {
-    let len = usize::try_from(request.len_bytes()).unwrap();
-    let (operation, offset) = (request.operation(), request.offset_bytes());
-    let mut operations = request.operations();
-    match operation {
-        Operation::READ => operations.read(file, offset, 0..len).unwrap(),
-        Operation::WRITE => operations.write(file, offset, 0..len).unwrap(),
-        Operation::FLUSH => operations.fdatasync(file).unwrap(),
-        other => panic!("{other:?} was not switched on"),
-    }
-    operations.submit();
-}
-
-fn go_on<M: Mode>(file: RingFile, completed: Completed<'_, M>) {
-    let rest = completed.rest();
-    let moved = completed.results().next().unwrap();
-    if completed.error().is_some() || rest.is_empty() || moved == Ok(0) {
-        return completed.finish();
-    }
-    let request = completed.into_request();
-    let (operation, offset) = (request.operation(), request.offset_bytes() + u64::try_from(rest.start).unwrap());
-    let mut operations = request.operations();
-    match operation {
-        Operation::READ => operations.read(file, offset, rest).unwrap(),
-        _ => operations.write(file, offset, rest).unwrap(),
-    }
-    operations.submit();
-}
-
 /// A disk that is a file, by operations of the rings.
 fn serve_file<M: Mode>(file: &File, queues: u16, threads: u16) -> Served {
     let owned = Mutex::new(Fd::from(OwnedFd::from(file.try_clone().unwrap())));
@@ -124,7 +75,7 @@ fn serve_file<M: Mode>(file: &File, queues: u16, threads: u16) -> Served {
 
 /// Writes and reads of every size, from several clients at once, through a disk that is a file.
 fn a_file_is_served<M: Mode>(queues: u16, threads: u16) {
-    let file = backing();
+    let file = file(Sectors::new(SECTORS));
     let served = serve_file::<M>(&file, queues, threads);
     let got = served.info.queues();
     println!("figure: {queues} queues asked for, {got} there, {threads} threads");

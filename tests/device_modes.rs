@@ -5,44 +5,22 @@
 
 mod harness;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::Mutex;
 
+use harness::file_target::{begin, file, go_on, pattern};
 use harness::{Aligned, Served, nodes, serve, serve_events};
 use ublk::mode::{self, Mode, UserCopied};
 use ublk::{
-    Cache, Completed, Control, Errno, Error, Event, Fd, NewDevice, Operation, Params, Request, RingFile, Sectors,
-    Stopped,
+    Cache, Control, Errno, Error, Event, Fd, NewDevice, Operation, Params, Request, RingFile, Sectors, Stopped,
 };
 
 const SECTORS: u64 = 16384;
 
 fn params() -> Params {
     Params::new(Sectors::new(SECTORS), Cache::Volatile)
-}
-
-/// A file of its own, gone from its folder when it is open.
-fn backing() -> File {
-    static COUNT: Mutex<u32> = Mutex::new(0);
-    let mut count = COUNT.lock().unwrap();
-    *count += 1;
-    let path = PathBuf::from(format!("/tmp/backing-{}-{count}", std::process::id()));
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
-    std::fs::remove_file(path).unwrap();
-    file.set_len(SECTORS * 512).unwrap();
-    file
-}
-
-/// A byte for each place of the disk, and another for each `seed`.
-fn pattern(len: usize, offset: usize, seed: usize) -> Aligned {
-    let mut bytes = Aligned::filled(len, 0);
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::try_from((offset + index + (offset + index) / 512 * 7 + seed * 13) % 251).unwrap();
-    }
-    bytes
 }
 
 /// What `Device::add` says where this driver has no such mode; `None` where it has.
@@ -73,35 +51,6 @@ fn answer<M: Mode>(file: RingFile, event: Event<'_, M>) {
     }
 }
 
-fn begin<M: Mode>(file: RingFile, request: Request<'_, M>) {
-    let len = usize::try_from(request.len_bytes()).unwrap();
-    let (operation, offset) = (request.operation(), request.offset_bytes());
-    let mut operations = request.operations();
-    match operation {
-        Operation::READ => operations.read(file, offset, 0..len).unwrap(),
-        Operation::WRITE => operations.write(file, offset, 0..len).unwrap(),
-        Operation::FLUSH => operations.fdatasync(file).unwrap(),
-        other => panic!("{other:?} was not switched on"),
-    }
-    operations.submit();
-}
-
-fn go_on<M: Mode>(file: RingFile, completed: Completed<'_, M>) {
-    let rest = completed.rest();
-    let moved = completed.results().next().unwrap();
-    if completed.error().is_some() || rest.is_empty() || moved == Ok(0) {
-        return completed.finish();
-    }
-    let request = completed.into_request();
-    let (operation, offset) = (request.operation(), request.offset_bytes() + u64::try_from(rest.start).unwrap());
-    let mut operations = request.operations();
-    match operation {
-        Operation::READ => operations.read(file, offset, rest).unwrap(),
-        _ => operations.write(file, offset, rest).unwrap(),
-    }
-    operations.submit();
-}
-
 fn serve_file<M: Mode>(file: &File) -> Served {
     let owned = Mutex::new(Fd::from(OwnedFd::from(file.try_clone().unwrap())));
     let device = NewDevice::new().mode::<M>().operations(2).depth(16);
@@ -116,7 +65,7 @@ fn serve_file<M: Mode>(file: &File) -> Served {
 
 /// Writes and reads of every size from a sector on, through a disk that is a file.
 fn a_file_is_served<M: Mode>() {
-    let file = backing();
+    let file = file(Sectors::new(SECTORS));
     let served = serve_file::<M>(&file);
     let disk = served.open_direct();
     for (seed, (len, offset)) in
@@ -140,7 +89,7 @@ fn a_file_is_served<M: Mode>() {
 
 /// The file ends within the disk: what is behind it reads as zeroes, and never as what the place of the data held before.
 fn behind_the_end_of_the_file_are_zeroes<M: Mode>() {
-    let file = backing();
+    let file = file(Sectors::new(SECTORS));
     let served = serve_file::<M>(&file);
     let disk = served.open_direct();
     disk.write_all_at(&Aligned::filled(256 << 10, 0xaa), 0).unwrap();

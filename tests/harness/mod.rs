@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
 
 pub mod backing;
+pub mod file_target;
 pub mod group;
 pub mod held;
 pub mod program;

@@ -26,6 +26,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 mod backing;
+mod program;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -34,7 +35,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use backing::choice::{Choice, need};
 use backing::syncs::{Syncs, Verdict};
-use backing::{Backing, Direct, parse_bytes};
+use backing::{Backing, Direct};
+use program::parse_bytes;
 use ublk::mode::{self, Mode};
 use ublk::{
     Cache, Completed, Control, DeviceId, DeviceInfo, Errno, Event, Features, NewDevice, Operation, Params,
@@ -504,22 +506,5 @@ fn run(options: &Options) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().skip(1).any(|argument| argument == "--help" || argument == "-h") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(error) => {
-            eprint!("loop: {error}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("loop: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("loop", USAGE, Options::parse, run)
 }

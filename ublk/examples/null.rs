@@ -9,8 +9,11 @@
 //! time that a request takes is the kernel's and this crate's.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
+mod program;
+
 use std::process::ExitCode;
 
+use program::parse_bytes;
 use ublk::{Cache, DeviceId, Errno, NewDevice, Operation, Params, Request, Sectors, Server};
 
 const USAGE: &str = "\
@@ -83,18 +86,6 @@ impl Options {
     }
 }
 
-/// A number of bytes, with K, M, G or T behind it for powers of 1024.
-fn parse_bytes(text: &str) -> Option<u64> {
-    let (digits, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
-        b'K' => (&text[..text.len() - 1], 10),
-        b'M' => (&text[..text.len() - 1], 20),
-        b'G' => (&text[..text.len() - 1], 30),
-        b'T' => (&text[..text.len() - 1], 40),
-        _ => (text, 0),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
 fn serve(options: &Options) -> Result<(), String> {
     let size = Sectors::from_bytes(options.size).ok_or("--size is a multiple of 512")?;
     // There is nothing to lose, so there is nothing to flush.
@@ -111,22 +102,5 @@ fn serve(options: &Options) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().skip(1).any(|argument| argument == "--help" || argument == "-h") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(error) => {
-            eprint!("null: {error}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match serve(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("null: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("null", USAGE, Options::parse, serve)
 }

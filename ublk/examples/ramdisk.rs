@@ -10,10 +10,13 @@
 //! and once enough is free the system gets it back.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
+mod program;
+
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
+use program::parse_bytes;
 use ublk::{
     DeviceId, Discard, Disk, Errno, NewDevice, ReadAt, ReadCursor, RequestFlags, Sectors, Server, WriteAt, WriteZeroes,
 };
@@ -157,20 +160,6 @@ struct Options {
     id: Option<u32>,
 }
 
-/// A number of bytes, with K, M, G or T behind it for powers of 1024.
-fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't']);
-    let factor: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" => 1,
-        "K" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        "T" => 1 << 40,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
-}
-
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
         let mut options =
@@ -226,22 +215,5 @@ fn serve(options: &Options) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().skip(1).any(|argument| argument == "--help" || argument == "-h") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(error) => {
-            eprint!("ramdisk: {error}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match serve(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ramdisk: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("ramdisk", USAGE, Options::parse, serve)
 }

@@ -19,6 +19,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 mod backing;
+mod program;
 
 use std::ops::Range;
 use std::process::ExitCode;
@@ -26,7 +27,8 @@ use std::sync::atomic::AtomicBool;
 
 use backing::choice::Choice;
 use backing::syncs::{Syncs, Verdict};
-use backing::{Backing, Direct, parse_bytes};
+use backing::{Backing, Direct};
+use program::parse_bytes;
 use ublk::mode::{self, Mode};
 use ublk::{
     Cache, Completed, Control, DeviceId, Errno, Event, NewDevice, Operation, Operations, Params, Request, RequestFlags,
@@ -338,22 +340,5 @@ fn run(options: &Options) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().skip(1).any(|argument| argument == "--help" || argument == "-h") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(error) => {
-            eprint!("stripe: {error}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("stripe: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run("stripe", USAGE, Options::parse, run)
 }

@@ -15,6 +15,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
+mod program;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,6 +24,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use program::parse_bytes;
 use ublk::mode::{self, UserCopied};
 use ublk::{
     Cache, Completed, DeviceId, Errno, Event, Fd, NewDevice, Operation, Params, Request, RingFile, Sectors, Server,
@@ -319,19 +322,6 @@ struct Options {
     id: Option<u32>,
 }
 
-/// A number of bytes, with K, M or G behind it for powers of 1024.
-fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g']);
-    let factor: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" => 1,
-        "K" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
-}
-
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
         let mut options = Options {
@@ -413,29 +403,15 @@ fn serve<M: UserCopied>(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-fn main() -> ExitCode {
-    if std::env::args().skip(1).any(|argument| argument == "--help" || argument == "-h") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(error) => {
-            eprint!("zoned: {error}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let served = match options.mode.as_str() {
-        "user-copy" => serve::<mode::UserCopy>(&options),
-        "zero-copy" => serve::<mode::ZeroCopy>(&options),
-        "auto-register" => serve::<mode::AutoRegister>(&options),
+fn serve_in_mode(options: &Options) -> Result<(), String> {
+    match options.mode.as_str() {
+        "user-copy" => serve::<mode::UserCopy>(options),
+        "zero-copy" => serve::<mode::ZeroCopy>(options),
+        "auto-register" => serve::<mode::AutoRegister>(options),
         other => Err(format!("--mode {other} is none of user-copy, zero-copy and auto-register")),
-    };
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("zoned: {error}");
-            ExitCode::FAILURE
-        }
     }
+}
+
+fn main() -> ExitCode {
+    program::run("zoned", USAGE, Options::parse, serve_in_mode)
 }

@@ -139,20 +139,6 @@ impl Backing {
     }
 }
 
-/// A number of bytes as options have it, with K, M, G or T behind it for powers of 1024.
-pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't']);
-    let factor: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" => 1,
-        "K" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        "T" => 1 << 40,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
-}
-
 fn open(path: &str, writes: bool, flags: i32) -> io::Result<File> {
     OpenOptions::new().read(true).write(writes).custom_flags(flags).open(path)
 }
