@@ -26,7 +26,7 @@ impl CharDevice {
     /// Opens the char device of a device that was just added (`ublk_ch_open()`), waiting up to `patience` for a node that is
     /// not there yet, not ours yet, or looked at by udev; not for one whose device somebody has deleted meanwhile.
     pub(crate) fn open(control: &mut Control, id: DeviceId, patience: Duration) -> Result<CharDevice, Error> {
-        CharDevice::open_while(id, patience, |errno| match errno {
+        CharDevice::open_while(id, patience, &mut |errno| match errno {
             Errno::ENOENT => !matches!(control.info(id), Err(Error::Control { errno: Errno::ENODEV, .. })),
             _ => matches!(errno, Errno::EACCES | Errno::EBUSY),
         })
@@ -35,13 +35,13 @@ impl CharDevice {
     /// Opens the char device of a device that was served, waiting up to `patience` until the driver is through with the
     /// last file.
     pub(crate) fn reopen(id: DeviceId, patience: Duration) -> Result<CharDevice, Error> {
-        CharDevice::open_while(id, patience, |errno| errno == Errno::EBUSY)
+        CharDevice::open_while(id, patience, &mut |errno| errno == Errno::EBUSY)
     }
 
     fn open_while(
         id: DeviceId,
         patience: Duration,
-        mut passes: impl FnMut(Errno) -> bool,
+        passes: &mut dyn FnMut(Errno) -> bool,
     ) -> Result<CharDevice, Error> {
         let path = Path::of(id);
         let deadline = Deadline::after(patience);
