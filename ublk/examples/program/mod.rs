@@ -17,32 +17,25 @@ pub(crate) fn run<O>(
         print!("{usage}");
         return ExitCode::SUCCESS;
     }
-    let options = match parse(arguments()) {
-        Ok(options) => options,
-        Err(error) => {
-            eprint!("{name}: {error}\n{usage}");
-            return ExitCode::from(2);
-        }
+    let (error, usage, status) = match parse(arguments()) {
+        Ok(options) => match work(&options) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error, "", 1),
+        },
+        Err(error) => (error, usage, 2),
     };
-    match work(&options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{name}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    eprint!("{name}: {error}\n{usage}");
+    ExitCode::from(status)
 }
 
 /// A number of bytes as options have it, with K, M, G or T behind it for powers of 1024.
 pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't']);
-    let factor: u64 = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" => 1,
-        "K" => 1 << 10,
-        "M" => 1 << 20,
-        "G" => 1 << 30,
-        "T" => 1 << 40,
-        _ => return None,
+    let (digits, shift) = match text.as_bytes().last()?.to_ascii_uppercase() {
+        b'K' => (&text[..text.len() - 1], 10),
+        b'M' => (&text[..text.len() - 1], 20),
+        b'G' => (&text[..text.len() - 1], 30),
+        b'T' => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
     };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
