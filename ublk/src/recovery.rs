@@ -34,7 +34,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 ///
 /// A server that lives is relieved without an error at a client in two ways: the device has [`Features::QUIESCE`] (Linux 6.16), and
 /// any process has the driver [quiesce](Control::quiesce) it, the next server for instance ([`Device::take_over`]); or its recovery
-/// is `Reissue`, and the server answers what it owns and lets go.
+/// is `Reissue`, and the server answers what it owns and lets go. With `FailIo` what the server owns is answered too, and what comes
+/// before the next server is there fails, as that recovery has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Recovery {
@@ -113,7 +114,8 @@ impl<M: Mode> Device<M> {
     }
 
     /// As [`recover`](Device::recover), of a device whose server may live: the driver is asked to [quiesce](Control::quiesce) it, again
-    /// and again until the server has answered what it owns, and has let go.
+    /// and again until the server has answered what it owns, and has let go. Clients see a pause and no error; those of a device with
+    /// [`Recovery::FailIo`] see that errors are what this recovery has instead of the pause.
     ///
     /// # Errors
     ///

@@ -193,9 +193,10 @@ impl<M: Mode> Server<M> {
     }
 
     /// Hands the device over when this handle says so: the server answers what it owns, and lets go of the device, which waits for its
-    /// next server ([`Server::recover`]). Clients see a pause and no error. The device has [`Features::QUIESCE`] for it, or
-    /// [`Recovery::Reissue`](crate::Recovery::Reissue), else [`run`](Server::run) is refused: a request that comes at the wrong moment
-    /// would fail.
+    /// next server ([`Server::recover`]). Clients see a pause and no error; those of a device with
+    /// [`Recovery::FailIo`](crate::Recovery::FailIo) see the errors that it has instead of the pause. The device has
+    /// [`Features::QUIESCE`] for it, or [`Recovery::Reissue`](crate::Recovery::Reissue), else [`run`](Server::run) is refused: a request
+    /// that comes at the wrong moment would fail.
     pub fn hand_over_on(mut self, handle: &StopHandle) -> Server<M> {
         self.hand_over = Some(handle.clone());
         self
