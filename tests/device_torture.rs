@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use chance::Chance;
 use harness::backing::Backing;
 use harness::program::Program;
-use harness::{Aligned, nodes, open_direct, possessions, quiet_device};
+use harness::{Aligned, nodes, open_direct, possessions, possessions_like, quiet_device};
 use torture::load::{self, BLOCK, Load, fill};
 use torture::race::{Racer, is_clear, race, raced};
 use ublk::{
@@ -425,7 +425,7 @@ fn devices_that_are_made_and_deleted_leave_no_descriptor_thread_or_mapping() {
             println!("{number} of {rounds} devices");
         }
     }
-    let after = possessions();
+    let after = possessions_like(&before);
     assert_eq!(after[..3], before[..3], "descriptors, threads, mappings");
     println!(
         "figure: {rounds} devices made and deleted: {} descriptors, {} threads, {} mappings, {} kB before; {}, {}, {}, {} kB after",
@@ -517,7 +517,7 @@ fn commands_that_race_over_a_device_in_use_end_in_order_or_in_a_clear_error() {
             println!("{round} of {rounds} devices");
         }
     }
-    assert_eq!(possessions()[..2], before[..2], "descriptors, threads");
+    assert_eq!(possessions_like(&before)[..2], before[..2], "descriptors, threads");
     racer.end();
     println!(
         "figure: {rounds} devices raced over by 2 threads and a process, with 2 readers, {} ms at most for one:",
@@ -627,8 +627,11 @@ fn targets_that_panic_or_answer_late_or_never_cost_their_clients_an_error_and_no
         let name = if ended.is_ok() { "in order" } else { "with an error that says so" };
         *counts.entry(format!("{misdeed:?}: ended {name}")).or_default() += 1;
     }
-    let (before, after) = (before.unwrap(), possessions());
-    assert_eq!(after[..2], before[..2], "descriptors, threads");
+    let before = before.unwrap();
+    let after = possessions_like(&before);
+    let names =
+        || fs::read_dir("/proc/self/task").unwrap().map(|task| fs::read_to_string(task.unwrap().path().join("comm")));
+    assert_eq!(after[..2], before[..2], "descriptors, threads: {:?}", names().collect::<Vec<_>>());
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     assert!(!maps.contains("[io_uring]") && !maps.contains("/dev/ublkc"), "{maps}");
     // The C library keeps stacks and heaps of threads, a few of each.

@@ -13,6 +13,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use ublk::mode::Mode;
 use ublk::{
@@ -148,6 +149,19 @@ pub fn possessions() -> [u64; 4] {
     let resident = resident.trim().strip_suffix(" kB").unwrap().trim().parse().unwrap();
     let [descriptors, threads, maps] = [descriptors, threads, maps].map(|count| u64::try_from(count).unwrap());
     [descriptors, threads, maps, resident]
+}
+
+/// What this process has once its descriptors and threads are as many as they were: whoever joined a thread may be faster than the
+/// kernel. After ten seconds, whatever it has.
+pub fn possessions_like(before: &[u64; 4]) -> [u64; 4] {
+    let begun = Instant::now();
+    loop {
+        let now = possessions();
+        if now[..2] == before[..2] || begun.elapsed() > Duration::from_secs(10) {
+            return now;
+        }
+        thread::yield_now();
+    }
 }
 
 /// Whether some mapping of this process holds `address`.
