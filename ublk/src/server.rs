@@ -268,9 +268,9 @@ impl<M: Mode> Server<M> {
     /// It takes 5 descriptors, 3 more for each queue or each thread, whichever are more, and one for the signals.
     ///
     /// The device is deleted on every return, and when `started` panics. One that [outlives its server](NewDevice::recovery) is deleted
-    /// after a stop only: it waits for its next server after an error, a panic of the target, or a hand-over. A client that still has the block device open keeps
-    /// its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL, its id and its char device
-    /// stay. A target that never returns keeps this from returning.
+    /// after a stop only: it waits for its next server after an error, a panic of the target, or a hand-over. A client that still
+    /// has the block device open keeps its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL,
+    /// its id and its char device stay. A target that never returns keeps this from returning.
     ///
     /// # Errors
     ///
