@@ -600,6 +600,30 @@ fn what_a_client_has_left_in_the_page_cache_is_written_before_a_forced_stop_what
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_disk_whose_node_is_gone_is_in_use_for_all_that_the_server_can_tell_and_what_is_lost_by_a_second_signal_is_an_error()
+ {
+    let backing = Backing::new(1 << 20);
+    let (mut server, complaints) = Program::start_heard("loop", &["--id", "7", "--recovery", "plain", backing.path()]);
+    let disk = OpenOptions::new().write(true).custom_flags(libc::O_EXCL).open(&server.path).unwrap();
+    (&disk).write_all(&vec![0x5a; 1 << 20]).unwrap();
+    fs::remove_file(&server.path).unwrap();
+    server.signal("TERM");
+    // It says that the disk is in use, and serves on.
+    let mut complaints = complaints.lines();
+    let said = complaints.next().unwrap().unwrap();
+    assert!(said.contains("in use"), "{said}");
+    assert!(server.process.try_wait().unwrap().is_none());
+    server.signal("TERM");
+    let (status, _) = server.ended();
+    let said: String = complaints.map(Result::unwrap).collect();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("writing back the page cache of the block device failed: ENOENT"), "{said}");
+    drop(disk);
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_live_disk_gets_another_size_where_the_driver_can_and_a_wrong_one_is_refused_before() {
     let ram = ram();
     let server = Running::start(Server::new(quiet_device(4), params().block_bytes(4096)), false, &ram).unwrap();

@@ -351,6 +351,8 @@ pub enum SystemCall {
     /// `sched_setaffinity(2)`. `EINVAL`: the thread may run on none of the CPUs.
     SetAffinity,
     /// `fsync(2)` of a block device, or opening it for that. `EIO`: a write that a client had left to the page cache failed, and is lost.
+    /// `ENOENT`, `EACCES` and the like: the block device's node cannot be opened by this process, in a sandbox or a mount namespace for
+    /// instance; `ETIMEDOUT`: it came to no end in time. What was in the page cache is lost then.
     Fsync,
     /// `prctl(2)` with `PR_SET_IO_FLUSHER`. `EPERM`: the thread has no `CAP_SYS_RESOURCE`.
     IoFlusher,
@@ -388,7 +390,7 @@ impl fmt::Display for SystemCall {
             SystemCall::Poll => "poll",
             SystemCall::Thread => "making a thread",
             SystemCall::SetAffinity => "sched_setaffinity",
-            SystemCall::Fsync => "fsync",
+            SystemCall::Fsync => "writing back the page cache of the block device",
             SystemCall::IoFlusher => "prctl(PR_SET_IO_FLUSHER)",
             SystemCall::LockMemory => "mlock2",
             SystemCall::OomScore => "writing /proc/self/oom_score_adj",

@@ -283,7 +283,7 @@ impl<M: Mode> Server<M> {
     /// - [`Error::Invalid`]: the device cannot be [handed over](Server::hand_over_on) without an error at its clients; or no
     ///   [thread](Server::threads), too few of them, or more than there are tags;
     /// - those of [`Device::recover`] and [`Device::take_over`]; [`SystemCall::Fsync`]: what was in the page cache of a device
-    ///   that outlives its server could not be written back before it was stopped;
+    ///   that outlives its server could not be written back before it was stopped, as its node could not be opened for instance;
     /// - [`Error::System`] with [`SystemCall::Thread`], [`SystemCall::Eventfd`], [`SystemCall::Signalfd`],
     ///   [`SystemCall::SetAffinity`]; and of what else was asked for, [`SystemCall::IoFlusher`], [`SystemCall::LockMemory`],
     ///   [`SystemCall::Restrict`].

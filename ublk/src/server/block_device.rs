@@ -5,6 +5,7 @@
 
 use std::format;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -22,8 +23,8 @@ pub(super) enum Looked {
     Open(File),
     /// Somebody has it open exclusively: it is mounted, for instance.
     InUse,
-    /// There is no node of it here, or none that can be opened.
-    NoNode,
+    /// It could not be opened: `ENOENT`, there is no node of it here; `ENODEV`, the node is another's.
+    NotOpened(Errno),
     /// What was in the page cache could not be written.
     NotSynced(Errno),
 }
@@ -41,7 +42,7 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// Begins to look, in a thread that is not waited for: one that hangs in the kernel hangs alone.
+    /// Begins to look, in a thread that is not waited for: one that hangs in the kernel hangs alone, as long as nobody kills the process.
     pub(super) fn begin(self) -> Result<Arc<Looking>, Error> {
         let looking = Arc::new(Looking { done: Bell::new()?, seen: Mutex::new(None) });
         let told = Arc::clone(&looking);
@@ -64,14 +65,17 @@ impl Look {
         let opened = OpenOptions::new().read(true).custom_flags(exclusive).open(format!("/dev/ublkb{}", self.id));
         let disk = match opened {
             Ok(disk) if self.is_of(&disk) => disk,
-            Err(error) if error.raw_os_error() == Some(Errno::EBUSY.raw()) => return Looked::InUse,
             // A name may lead anywhere.
-            Ok(_) | Err(_) => return Looked::NoNode,
+            Ok(_) => return Looked::NotOpened(Errno::ENODEV),
+            Err(error) => match errno_of(&error) {
+                Errno::EBUSY => return Looked::InUse,
+                errno => return Looked::NotOpened(errno),
+            },
         };
         let synced = if self.syncs { disk.sync_all() } else { Ok(()) };
         match synced {
             Ok(()) => Looked::Open(disk),
-            Err(error) => Looked::NotSynced(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+            Err(error) => Looked::NotSynced(errno_of(&error)),
         }
     }
 
@@ -81,6 +85,10 @@ impl Look {
             about.file_type().is_block_device() && syscall::device_numbers(about.rdev()) == (major, minor)
         })
     }
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// A look that is under way.

@@ -154,27 +154,33 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
             };
         }
         match self.look(true)? {
-            None | Some(Looked::InUse) => {
+            // As long as it is open nobody else mounts it.
+            Some(Looked::Open(disk)) => self.stop().map(|()| drop(disk)).map(|()| true),
+            // There is nothing that somebody could have opened.
+            Some(Looked::NotOpened(Errno::ENOENT)) if !self.shared.outlives => self.stop().map(|()| true),
+            Some(Looked::NotSynced(errno)) => self.stop().and(Err(SystemCall::Fsync.failed(errno))),
+            // And where it cannot be told.
+            Some(Looked::InUse | Looked::NotOpened(_)) | None => {
                 self.shared.enter(Phase::Serving);
                 Ok(false)
             }
-            // As long as it is open nobody else mounts it.
-            Some(Looked::Open(disk)) => self.stop().map(|()| drop(disk)).map(|()| true),
-            // Whoever can open it is not here.
-            Some(Looked::NoNode) => self.stop().map(|()| true),
-            Some(Looked::NotSynced(errno)) => self.stop().and(Err(SystemCall::Fsync.failed(errno))),
         }
     }
 
     /// Stops the device, whoever has it open. Of one that outlives its server the driver throws away what is in the page cache, which
     /// therefore is written before.
     fn stop_in_use(&mut self) -> Result<(), Error> {
-        let looked = if self.shared.outlives { self.look(false)? } else { None };
-        let stopped = self.stop();
-        match looked {
-            Some(Looked::NotSynced(errno)) => stopped.and(Err(SystemCall::Fsync.failed(errno))),
-            _ => stopped,
+        if !self.shared.outlives {
+            return self.stop();
         }
+        let synced = match self.look(false)? {
+            Some(Looked::Open(_)) => Ok(()),
+            Some(Looked::NotOpened(errno) | Looked::NotSynced(errno)) => Err(SystemCall::Fsync.failed(errno)),
+            // Of those that ask for it exclusively.
+            Some(Looked::InUse) => Err(SystemCall::Fsync.failed(Errno::EBUSY)),
+            None => Err(SystemCall::Fsync.failed(Errno::ETIMEDOUT)),
+        };
+        self.stop().and(synced)
     }
 
     /// Opens the block device, and syncs it where the driver would not; `None` where that comes to no end.
