@@ -52,6 +52,21 @@ fn a_device_that_somebody_else_deleted_leaves_its_successor_alone_when_it_is_dro
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_device_that_was_let_go_and_deleted_leaves_its_successor_alone_when_it_is_stopped_or_started() {
+    let mut first = Device::add(Control::open().unwrap(), &device(), &params()).unwrap();
+    first.let_go();
+    Control::open().unwrap().delete(DeviceId::new(77)).unwrap();
+    let second = serve(device(), params(), |request| request.complete()).unwrap();
+    let replaced = Error::Replaced { device: second.id() };
+    assert_eq!(first.start(), Err(replaced));
+    assert_eq!(first.stop(), Err(replaced));
+    assert_eq!(first.begin_stop().map(drop), Err(replaced));
+    assert_eq!(state(), State::LIVE);
+    assert_eq!(second.stop(), Ok(Stopped::Handle));
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_node_that_leads_to_another_device_is_refused_before_it_is_served() {
     // The buffers would be made for requests of 4 KiB, and the driver would write 1 MiB into them.
     let (large, small) = (DeviceId::new(85), DeviceId::new(87));

@@ -209,11 +209,18 @@ fn memory_that_the_last_server_shared_is_no_data_until_it_is_taken_back() {
     let disk = open_direct(id);
     let write = |offset| direct(&disk, offset, memory.fd(), 0, 4096, Direction::Write);
     assert_eq!(write(0).unwrap_err().raw_os_error(), Some(libc::EIO));
-    for number in 0..=index.raw() {
-        let taken_back = control.unregister_shared(id, SharedIndex::new(number));
-        assert!(matches!(taken_back, Ok(()) | Err(Error::Control { errno: Errno::ENOENT, .. })), "{taken_back:?}");
-    }
+    // What is this server's own stays.
+    let (own, another) = (SharedMemory::new(4096).unwrap(), SharedMemory::new(4096).unwrap());
+    let own = control.register_shared(id, &own).unwrap();
+    control.register_shared(id, &another).unwrap();
+    assert_eq!(control.unregister_shared_but(id, &[own]), Ok(2));
     assert_eq!(write(0).unwrap(), 4096);
+    for gone in [index, SharedIndex::new(own.raw() + 1)] {
+        let error = control.unregister_shared(id, gone);
+        assert!(matches!(error, Err(Error::Control { errno: Errno::ENOENT, .. })), "{error:?}");
+    }
+    control.unregister_shared(id, own).unwrap();
+    assert_eq!(control.unregister_shared_but(id, &[]), Ok(0));
     drop(disk);
     control.stop(id).unwrap();
     assert_eq!(server.join().unwrap(), 1);

@@ -457,6 +457,18 @@ fn serve<M: Mode>(
             |device| {
                 println!("/dev/ublkb{}", device.id());
                 println!("loop: {why}");
+                if source.found.is_some() && device.features().contains(Features::SHMEM_ZC) {
+                    let own = shared.as_ref().and_then(|shared| shared.index.get());
+                    let taken_back = Control::open()
+                        .and_then(|mut control| control.unregister_shared_but(device.id(), own.as_slice()));
+                    match taken_back {
+                        Ok(0) => {}
+                        Ok(count) => {
+                            println!("loop: {count} memories that servers before this one shared are taken back")
+                        }
+                        Err(error) => eprintln!("loop: what servers before this one shared stays: {error}"),
+                    }
+                }
             },
         )
         .map_err(|error| error.to_string())?;

@@ -238,7 +238,7 @@ impl<M: Mode> Device<M> {
         if self.phase != Phase::New {
             return Err(Error::Invalid { what: "a device is started once" });
         }
-        self.begin();
+        self.begin()?;
         if self.is_recovered {
             self.control.begin_end_recovery(self.info.id())
         } else {
@@ -250,7 +250,8 @@ impl<M: Mode> Device<M> {
     ///
     /// # Errors
     ///
-    /// Those of [`Control::stop`].
+    /// Those of [`Control::stop`]; where the device was [let go](Device::let_go), [`Error::Replaced`] too, and of it the moment that
+    /// [`Stopper::stop`] has.
     pub fn stop(&mut self) -> Result<(), Error> {
         self.stop_while(|| false)
     }
@@ -261,7 +262,7 @@ impl<M: Mode> Device<M> {
     ///
     /// Those of [`Control::stop`].
     pub fn stop_while(&mut self, progress: impl FnMut() -> bool) -> Result<(), Error> {
-        self.begin();
+        self.begin()?;
         self.control.stop_while(self.info.id(), progress)
     }
 
@@ -271,7 +272,7 @@ impl<M: Mode> Device<M> {
     ///
     /// Those of [`Control::begin_try_stop`].
     pub fn begin_try_stop(&mut self) -> Result<Stopping<'_>, Error> {
-        self.begin();
+        self.begin()?;
         self.control.begin_try_stop(self.info.id())
     }
 
@@ -281,14 +282,16 @@ impl<M: Mode> Device<M> {
     ///
     /// Those of [`Control::begin_stop`].
     pub fn begin_stop(&mut self) -> Result<Stopping<'_>, Error> {
-        self.begin();
+        self.begin()?;
         self.control.begin_stop(self.info.id())
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self) -> Result<(), Error> {
         if self.phase == Phase::New {
             self.phase = Phase::Begun;
         }
+        // The open file pins the id.
+        if self.char_device.is_some() { Ok(()) } else { is_still(&mut self.control, &self.info) }
     }
 
     /// A handle that stops this device from any thread, whatever this one is doing: with a ring and a descriptor of its own.
@@ -451,6 +454,12 @@ impl<M: Mode> Device<M> {
     }
 }
 
+/// An error where the id has become another device's.
+fn is_still(control: &mut Control, info: &DeviceInfo) -> Result<(), Error> {
+    let device = info.id();
+    if control.info(device)?.is_same_device(info) { Ok(()) } else { Err(Error::Replaced { device }) }
+}
+
 /// Stops a device from another thread than the one that has the [`Device`] ([`Device::stopper`]).
 #[derive(Debug)]
 pub struct Stopper {
@@ -478,11 +487,8 @@ impl Stopper {
     ///
     /// Those of [`Control::begin_stop`] and [`Control::info`]; [`Error::Replaced`] where the id has become another device's.
     pub fn begin_stop(&mut self) -> Result<Stopping<'_>, Error> {
-        let id = self.info.id();
-        if !self.control.info(id)?.is_same_device(&self.info) {
-            return Err(Error::Replaced { device: id });
-        }
-        self.control.begin_stop(id)
+        is_still(&mut self.control, &self.info)?;
+        self.control.begin_stop(self.info.id())
     }
 
     /// The control handle, to set how long it waits for instance.

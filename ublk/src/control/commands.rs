@@ -545,6 +545,43 @@ impl Control {
         let header = Header { device: Some(id), data: index.raw().into(), ..Header::default() };
         self.send(Command::UNREG_BUF, header, self.patience)
     }
+
+    /// Takes back what servers before this one have registered, of a device that was [recovered](crate::Device::recover) and is live:
+    /// the driver keeps it, and a request that names it fails with `EIO` ([`Queue::unmoved_shared`](crate::Queue::unmoved_shared)). What
+    /// this server has registered itself is `kept`. How many there were.
+    ///
+    /// By a thread that serves no queue: the requests of the device end before, as for
+    /// [`register_shared`](Control::register_shared). The driver gives the lowest number that is free, and tells none: they are tried
+    /// from 0 up, until 4 in a row behind those that are kept are none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`unregister_shared`](Control::unregister_shared), but for `ENOENT`.
+    ///
+    /// # Kernel
+    ///
+    /// Since Linux 7.1. `UBLK_U_CMD_UNREG_BUF`, `ublk_ctrl_unreg_buf()`.
+    pub fn unregister_shared_but(&mut self, id: DeviceId, kept: &[SharedIndex]) -> Result<u32, Error> {
+        const NONE_IN_A_ROW: u16 = 4;
+        let (mut taken_back, mut none) = (0, 0);
+        for index in (0..=u16::MAX).map(SharedIndex::new) {
+            if kept.iter().any(|kept| kept.raw() >= index.raw()) {
+                none = 0;
+            }
+            if kept.contains(&index) {
+                continue;
+            }
+            match self.unregister_shared(id, index) {
+                Ok(()) => (taken_back, none) = (taken_back + 1, 0),
+                Err(Error::Control { errno: Errno::ENOENT, .. }) => none += 1,
+                Err(error) => return Err(error),
+            }
+            if none == NONE_IN_A_ROW {
+                break;
+            }
+        }
+        Ok(taken_back)
+    }
 }
 
 /// The size of `T` in the type of `ublksrv_ctrl_cmd.len`.
