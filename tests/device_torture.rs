@@ -295,6 +295,7 @@ fn a_server_that_dies_at_any_step_of_its_life_leaves_what_the_next_can_end() {
         assert_eq!(status.signal(), Some(libc::SIGKILL), "{step}: {status}");
     };
     let id = DeviceId::new(40);
+    println!("figure: not run here: \"stop asked\" over a request that is not answered, over which every driver hangs");
     for step in STEPS {
         if step == "start asked" && !offered().contains(Features::NO_AUTO_PART_SCAN) {
             // An I/O thread that ends while it owns the read of the partition table hangs the driver of 6.12 for good.

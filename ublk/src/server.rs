@@ -272,6 +272,10 @@ impl<M: Mode> Server<M> {
     /// has the block device open keeps its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL,
     /// its id and its char device stay. A target that never returns keeps this from returning.
     ///
+    /// SIGKILL ends a server that serves, and must not come while it stops: the kernel then waits within this process for requests of
+    /// its own that are not answered, for good. Requests that nobody answers are given up after the
+    /// [patience](Server::stop_patience), which whoever may lose theirs has to wait for.
+    ///
     /// # Errors
     ///
     /// - those of [`Device::add`], [`Device::queue`], [`Device::start`], [`Device::stop`] and [`Device::delete`];
