@@ -11,12 +11,15 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use harness::held::HeldWrite;
 use harness::program::Program;
-use harness::{Aligned, exists, nodes, open_direct};
+use harness::{Aligned, Served, exists, nodes, open_direct, quiet_device, serve};
 use planted::{NOBODY, add_unprivileged, is_nobody, open_to_all, run_as_nobody};
-use ublk::{Control, DeviceId, Fd, Features, NewDevice, State, Stopped};
+use ublk::{
+    Cache, Control, DeviceId, Fd, Features, NewDevice, Operation, Params, Recovery, Request, Sectors, State, Stopped,
+};
 
 /// Ids are given from 0 up; nobody else has one up here.
 const HIGH: DeviceId = DeviceId::new(4711);
@@ -330,6 +333,103 @@ fn stop_and_delete_leave_a_disk_alone_that_is_in_use_unless_they_are_forced() {
         disk.ended();
         assert_eq!(nodes(), [""; 0]);
     }
+}
+
+/// A live device that outlives its server, whose server takes a while for each write.
+fn slow_to_write() -> Served {
+    let device = quiet_device(2).max_io_bytes(64 << 10).recovery(Recovery::Plain).id(HIGH);
+    serve(device, Params::new(Sectors::new(4096), Cache::None), |request: Request<'_>| {
+        if request.operation() == Operation::WRITE {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        request.complete();
+    })
+    .unwrap()
+}
+
+/// Has the disk open, with data in the page cache that the server has not been given.
+fn dirtied(len: usize) -> File {
+    let file = OpenOptions::new().write(true).open("/dev/ublkb4711").unwrap();
+    file.write_all_at(&vec![0x5a; len], 0).unwrap();
+    file
+}
+
+/// Why a disk that is open is left alone: the driver tells that it is, or it has to be found out, which did not do for this reason.
+fn refusal(command: &str, why: &str) -> String {
+    let told = Control::open().unwrap().features().unwrap().contains(Features::SAFE_STOP_DEV);
+    let because = if told {
+        "/dev/ublkb4711 is open; --force stops it all the same".to_owned()
+    } else {
+        format!("what was written to /dev/ublkb4711 could not be written back: {why}; --force gives it up")
+    };
+    format!("ublkctl {command}: {because}\n")
+}
+
+/// What is said where that is stopped all the same.
+fn given_up(why: &str) -> String {
+    format!("ublkctl: what was written to /dev/ublkb4711 could not be written back: {why}; it is given up\n")
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn what_is_not_written_back_in_time_is_a_refusal_and_given_up_by_force_alone_which_says_so() {
+    let why = "its server was not done in 1 s";
+    let served = slow_to_write();
+    let user = dirtied(2 << 20);
+    for command in ["stop", "delete"] {
+        let refused = ublkctl(&[command, "4711", "--timeout", "1"]);
+        assert_eq!((refused.status, refused.error), (Some(1), refusal(command, why)));
+        assert!(control_sees_it_live());
+        user.sync_all().unwrap();
+        user.write_all_at(&vec![0x5a; 2 << 20], 0).unwrap();
+    }
+    let forced = ublkctl(&["stop", "4711", "--timeout", "1", "--force"]);
+    assert_eq!((forced.status, forced.error), (Some(0), given_up(why)));
+    user.sync_all().unwrap_err();
+    drop(user);
+    assert_eq!(served.join(), Ok(Stopped::FromOutside));
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_disk_that_cannot_be_opened_is_left_alone_unless_it_is_forced_or_has_no_node_and_nothing_to_lose() {
+    let path = "/dev/ublkb4711";
+    let served = slow_to_write();
+    let user = dirtied(64 << 10);
+    fs::remove_file(path).unwrap();
+    for command in ["stop", "delete"] {
+        let refused = ublkctl(&[command, "4711"]);
+        assert_eq!((refused.status, refused.error), (Some(1), refusal(command, "it has no node")));
+        assert!(control_sees_it_live());
+    }
+    let forced = ublkctl(&["stop", "4711", "--force"]);
+    assert_eq!((forced.status, forced.error), (Some(0), given_up("it has no node")));
+    user.sync_all().unwrap_err();
+    drop(user);
+    assert_eq!(served.join(), Ok(Stopped::FromOutside));
+
+    let disk = Program::start("ublkctl", &["add", "ram", "--size", "8M", "--id", "4711"]);
+    fs::remove_file(path).unwrap();
+    assert_eq!(printed(&["stop", "4711"]), "");
+    disk.ended();
+
+    let disk = Program::start("ublkctl", &["add", "ram", "--size", "8M", "--id", "4711"]);
+    fs::remove_file(path).unwrap();
+    // It can be opened by nobody.
+    std::os::unix::fs::symlink(path, path).unwrap();
+    let stopped = ublkctl(&["stop", "4711"]);
+    if !Control::open().unwrap().features().unwrap().contains(Features::SAFE_STOP_DEV) {
+        let start = "ublkctl stop: whether /dev/ublkb4711 is in use could not be told: it cannot be opened: ";
+        assert!(stopped.status == Some(1) && stopped.error.starts_with(start), "{stopped:?}");
+        assert!(control_sees_it_live());
+        assert_eq!(printed(&["stop", "4711", "--force"]), "");
+    } else {
+        assert_eq!((stopped.status, stopped.error.as_str()), (Some(0), ""));
+    }
+    disk.ended();
+    fs::remove_file(path).unwrap();
+    assert_eq!(nodes(), [""; 0]);
 }
 
 fn control_sees_it_live() -> bool {

@@ -161,9 +161,11 @@ fn stop() -> Command {
         .about("Stops a device: its disk goes, its number stays")
         .long_about(
             "Stops a device whose disk nobody has open: the disk /dev/ublkbN goes, its number and its char device stay. What \
-             was written is written back first, so its server has to serve on meanwhile.\n\n\
+             was written is written back first, so its server has to serve on meanwhile: what that cannot be done for, or not in time, is \
+             left alone.\n\n\
              Whether the disk is open is the driver's to say from Linux 7.0 on. Before, the disk is opened exclusively, which \
-             tells of a mounted file system and not of a program that reads or writes.",
+             tells of a mounted file system and not of a program that reads or writes.\n\n\
+             With --force it is stopped all the same, and standard error says what was given up.",
         )
         .after_long_help(STOPPING)
         .args([id(), force(), timeout()])
@@ -181,7 +183,10 @@ fn delete() -> Command {
 }
 
 fn force() -> Arg {
-    Arg::new("force").long("force").action(ArgAction::SetTrue).help("Also where somebody has the disk open")
+    Arg::new("force")
+        .long("force")
+        .action(ArgAction::SetTrue)
+        .help("Also where somebody has the disk open, or what was written cannot be written back")
 }
 
 fn collect() -> Command {
