@@ -432,6 +432,49 @@ fn a_disk_that_cannot_be_opened_is_left_alone_unless_it_is_forced_or_has_no_node
     assert_eq!(nodes(), [""; 0]);
 }
 
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_disk_that_waits_for_its_next_server_with_what_was_written_is_kept_for_it_unless_it_is_forced() {
+    let file = std::env::temp_dir().join(format!("ublkctl-waits-{}", std::process::id()));
+    File::create(&file).unwrap().set_len(1 << 20).unwrap();
+    let path = file.to_str().unwrap();
+    let wait = || {
+        while control_sees_it_live() {
+            std::thread::yield_now();
+        }
+        assert_eq!(Control::open().unwrap().info(HIGH).unwrap().state(), State::QUIESCED);
+    };
+    let mut server = Program::start("loop", &["--id", "4711", "--recovery", "plain", path]);
+    let user = dirtied(1 << 20);
+    server.process.kill().unwrap();
+    server.ended();
+    wait();
+    for command in ["stop", "delete"] {
+        let refused = ublkctl(&[command, "4711"]);
+        assert_eq!((refused.status, refused.error), (Some(1), refusal(command, "nobody serves it")));
+        wait();
+    }
+    let mut server = Program::start("loop", &["--recover", "4711", path]);
+    user.sync_all().unwrap();
+    assert!(fs::read(&file).unwrap().iter().all(|byte| *byte == 0x5a));
+
+    user.write_all_at(&vec![0; 1 << 20], 0).unwrap();
+    server.process.kill().unwrap();
+    server.ended();
+    wait();
+    let forced = std::thread::spawn(|| ublkctl(&["delete", "4711", "--force"]));
+    while Control::open().unwrap().info(HIGH).is_ok_and(|info| info.state() != State::DEAD) {
+        std::thread::yield_now();
+    }
+    user.sync_all().unwrap_err();
+    // It waits for the number to become free.
+    drop(user);
+    let forced = forced.join().unwrap();
+    assert_eq!((forced.status, forced.error), (Some(0), given_up("nobody serves it")));
+    assert_eq!(nodes(), [""; 0]);
+    fs::remove_file(&file).unwrap();
+}
+
 fn control_sees_it_live() -> bool {
     Control::open().unwrap().info(HIGH).is_ok_and(|info| info.state() == State::LIVE)
 }

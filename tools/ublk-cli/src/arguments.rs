@@ -164,7 +164,8 @@ fn stop() -> Command {
              was written is written back first, so its server has to serve on meanwhile: what that cannot be done for, or not in time, is \
              left alone.\n\n\
              Whether the disk is open is the driver's to say from Linux 7.0 on. Before, the disk is opened exclusively, which \
-             tells of a mounted file system and not of a program that reads or writes.\n\n\
+             tells of a mounted file system and not of a program that reads or writes; a disk that waits for its next server is then \
+             left alone.\n\n\
              With --force it is stopped all the same, and standard error says what was given up.",
         )
         .after_long_help(STOPPING)
@@ -175,7 +176,7 @@ fn delete() -> Command {
     Command::new("delete")
         .about("Deletes a device, after stopping it")
         .long_about(
-            "Stops a device if it is live, as stop does, deletes it, and waits until its number is free: until nobody has its \
+            "Stops a device as stop does, if it has a disk, deletes it, and waits until its number is free: until nobody has its \
              char device or its disk open any more.",
         )
         .after_long_help(STOPPING)

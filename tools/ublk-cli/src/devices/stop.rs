@@ -23,7 +23,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 pub(super) fn delete(matches: &ArgMatches) -> Result<(), Failure> {
     let mut control = patient(matches)?;
     let info = list::describe(&mut control, id(matches))?;
-    if info.state() == State::LIVE {
+    // What waits for its next server has a disk, and clients.
+    if info.state() != State::DEAD {
         stop(&mut control, matches)?;
     }
     Ok(control.delete(info.id())?)
