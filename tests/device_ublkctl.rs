@@ -481,7 +481,7 @@ fn control_sees_it_live() -> bool {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn resize_changes_the_size_and_quiesce_relieves_where_the_driver_can_and_else_they_say_since_when() {
+fn resize_changes_the_size_and_quiesce_is_refused_where_it_was_not_asked_for() {
     let offered = Control::open().unwrap().features().unwrap();
     let disk = Program::start("ublkctl", &["add", "null", "--size", "8M", "--id", "4711"]);
     if offered.contains(Features::UPDATE_SIZE) {
@@ -495,6 +495,47 @@ fn resize_changes_the_size_and_quiesce_relieves_where_the_driver_can_and_else_th
     assert!(refused.status == Some(1) && refused.error.contains("EOPNOTSUPP"), "{refused:?}");
     disk.stop();
     assert_eq!(nodes(), [""; 0]);
+}
+
+/// What a device that can be quiesced is added with, beside what makes it quiet.
+fn quiescing() -> Features {
+    let offered = Control::open().unwrap().features().unwrap();
+    let quiet = Features::NO_AUTO_PART_SCAN;
+    if offered.contains(quiet) { Features::QUIESCE | quiet } else { Features::QUIESCE }
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn quiesce_ends_when_the_server_has_let_go_and_not_before() {
+    if !Control::open().unwrap().features().unwrap().contains(Features::QUIESCE) {
+        let refused = ublkctl(&["quiesce", "4711"]);
+        assert!(refused.status == Some(1) && refused.error.starts_with("ublkctl quiesce: "), "{refused:?}");
+        return;
+    }
+    for released_meanwhile in [true, false] {
+        // One tag of four is the server's.
+        let held = HeldWrite::of(quiet_device(4).id(HIGH).recovery(Recovery::Plain).features(quiescing()));
+        if released_meanwhile {
+            let quiesced = std::thread::spawn(|| ublkctl(&["quiesce", "4711"]));
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(control_sees_it_live() && !quiesced.is_finished());
+            drop(held.release);
+            let quiesced = quiesced.join().unwrap();
+            assert_eq!((quiesced.status, quiesced.error.as_str()), (Some(0), ""));
+        } else {
+            let late = ublkctl(&["quiesce", "4711", "--timeout", "1"]);
+            let sentence = format!("its server, process {}, has not let go of it in 1 s", std::process::id());
+            assert!(late.status == Some(1) && late.error.contains(&sentence), "{late:?}");
+            assert!(control_sees_it_live());
+            drop(held.release);
+            assert_eq!(printed(&["quiesce", "4711"]), "");
+        }
+        assert_eq!(Control::open().unwrap().info(HIGH).unwrap().state(), State::QUIESCED);
+        assert!(held.client.join().unwrap().is_ok());
+        assert_eq!(held.served.join(), Ok(Stopped::HandedOver));
+        assert_eq!(printed(&["delete", "4711"]), "");
+        assert_eq!(nodes(), [""; 0]);
+    }
 }
 
 #[test]

@@ -236,10 +236,14 @@ fn quiesce() -> Command {
         .about("Has a device's server let go of it (QUIESCE_DEV, Linux 6.16)")
         .long_about(
             "Has the driver take no further requests to the server of a device that was added with UBLK_F_QUIESCE, and end its \
-             idle fetches. The device then waits for its next server, and clients wait with it. A server that owned every tag \
-             just then hears nothing: it is asked again by calling this again.",
+             idle fetches. The driver tells a server nothing of a tag that it owns just then: it is asked again until the server has \
+             let go. The device then waits for its next server, and clients wait with it.",
         )
-        .after_long_help("Exit status: 0, or 1 where the driver refused; the reason stands on standard error.")
+        .after_long_help(
+            "Exit status: 0 when the server has let go, or 1 where the driver refused, or the server has not let go in time; the \
+             reason stands on standard error. A device whose server has not let go stays quiesced: clients wait, until the \
+             server ends or this is called again and succeeds.",
+        )
         .args([id(), timeout()])
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use ublk::{Control, DeviceId, DeviceInfo, Errno, Error, Features, State};
 
-use crate::devices::{Failure, id, list, patient};
+use crate::devices::{Failure, id, list, patient, seconds};
 
 /// Stops the device that was named, if nobody has its disk open or `--force` is given.
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
@@ -118,7 +118,7 @@ fn look(control: &mut Control, info: &DeviceInfo, exclusively: bool, matches: &A
         // Who asked may have gone.
         let _ = seen.send(looked.map_or_else(|other| other, Looked::Open));
     })?;
-    let seconds = matches.get_one::<u32>("timeout").copied().unwrap_or(30);
+    let seconds = seconds(matches);
     Ok(sees.recv_timeout(Duration::from_secs(seconds.into())).unwrap_or(Looked::Late(seconds)))
 }
 
