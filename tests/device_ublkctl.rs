@@ -475,6 +475,53 @@ fn a_disk_that_waits_for_its_next_server_with_what_was_written_is_kept_for_it_un
     fs::remove_file(&file).unwrap();
 }
 
+/// The letter by which the kernel says what a worker of io_uring's, on behalf of this process, does.
+fn worker_state(process: u32) -> Option<char> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    // Behind the number and the name in parentheses.
+    stats.filter(|stat| stat.contains("(iou-wrk-")).find_map(|stat| stat.rsplit(") ").next()?.chars().next())
+}
+
+fn kill(process: u32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &process.to_string()]).status().unwrap().success());
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_device_that_its_own_server_deletes_is_deleted_and_the_next_of_its_number_is_not() {
+    for successor in [false, true] {
+        let held = HeldWrite::new(HIGH);
+        let delete = Command::new("ublkctl")
+            .args(["delete", "4711", "--force"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The stop is on its way, and waits for the server.
+        let mut waits = 0;
+        while waits < 20 {
+            waits = if worker_state(delete.id()) == Some('D') { waits + 1 } else { 0 };
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        kill(delete.id(), "-STOP");
+        drop(held.release);
+        assert!(held.client.join().unwrap().is_ok());
+        assert_eq!(held.served.join(), Ok(Stopped::FromOutside));
+        assert!(!exists(&mut Control::open().unwrap(), HIGH));
+        let next = successor.then(|| Program::start("ublkctl", &["add", "null", "--id", "4711"]));
+        kill(delete.id(), "-CONT");
+        let output = delete.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.as_str()), (Some(0), ""), "successor: {successor}");
+        if let Some(next) = next {
+            assert!(control_sees_it_live());
+            next.stop();
+        }
+        assert_eq!(nodes(), [""; 0]);
+    }
+}
+
 fn control_sees_it_live() -> bool {
     Control::open().unwrap().info(HIGH).is_ok_and(|info| info.state() == State::LIVE)
 }

@@ -21,13 +21,41 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 /// The same, and then deletes it.
 pub(super) fn delete(matches: &ArgMatches) -> Result<(), Failure> {
-    let mut control = patient(matches)?;
-    let info = list::describe(&mut control, id(matches))?;
+    let (mut control, id) = (patient(matches)?, id(matches));
+    let before = list::describe(&mut control, id)?;
     // What waits for its next server has a disk, and clients.
-    if info.state() != State::DEAD {
-        stop(&mut control, matches)?;
+    let stopped = if before.state() == State::DEAD { Ok(()) } else { stop(&mut control, matches) };
+    if control.is_abandoned() {
+        return stopped;
     }
-    Ok(control.delete(info.id())?)
+    match list::describe(&mut control, id) {
+        // Its server has deleted it, and another device may have its number.
+        Err(Error::Control { errno: Errno::ENODEV, .. }) => return Ok(()),
+        Ok(now) if !is_same(&before, &now) => return Ok(()),
+        now => stopped.and(now.map_err(Failure::from).and_then(is_stopped))?,
+    }
+    match control.delete(id) {
+        Err(Error::Control { errno: Errno::ENODEV, .. }) => Ok(()),
+        deleted => Ok(deleted?),
+    }
+}
+
+/// Whether both describe the same device, as far as what cannot change tells: not its state, nor its server.
+fn is_same(one: &DeviceInfo, other: &DeviceInfo) -> bool {
+    let lasting = |info: &DeviceInfo| {
+        let mut info = *info.as_raw();
+        (info.state, info.ublksrv_pid) = (0, 0);
+        info
+    };
+    lasting(one) == lasting(other)
+}
+
+/// Refuses a device that somebody has started since it was looked at, or that is another with the same description.
+fn is_stopped(now: DeviceInfo) -> Result<(), Failure> {
+    if now.state() == State::DEAD {
+        return Ok(());
+    }
+    Err(Failure::Device(format!("device {} was started meanwhile, and is left alone", now.id())))
 }
 
 fn stop(control: &mut Control, matches: &ArgMatches) -> Result<(), Failure> {
