@@ -308,6 +308,31 @@ fn collect_deletes_what_nobody_serves_and_leaves_what_lives_or_waits() {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn collect_says_what_it_has_deleted_also_where_another_device_could_not_be() {
+    let mut control = Control::open().unwrap();
+    for id in 4711..4714 {
+        control.add(&NewDevice::new().id(DeviceId::new(id))).unwrap();
+    }
+    let collect = Command::new("ublkctl").arg("collect").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Between the two looks it sleeps, and nowhere else.
+    while !fs::read_to_string(format!("/proc/{}/wchan", collect.id())).unwrap().contains("nanosleep") {
+        std::thread::yield_now();
+    }
+    let (node, kept) = ("/dev/ublkc4712", "/dev/kept");
+    fs::rename(node, kept).unwrap();
+    std::os::unix::fs::symlink(node, node).unwrap();
+    let output = collect.wait_with_output().unwrap();
+    fs::remove_file(node).unwrap();
+    fs::rename(kept, node).unwrap();
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!((output.status.code(), said[0].as_str()), (Some(1), "4711 DEAD deleted\n4713 DEAD deleted\n"));
+    assert!(said[1].starts_with("ublkctl collect: ") && said[1].contains("ublkc4712"), "{said:?}");
+    assert_eq!(printed(&["collect"]), "4712 DEAD deleted\n");
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn stop_and_delete_leave_a_disk_alone_that_is_in_use_unless_they_are_forced() {
     for command in ["stop", "delete"] {
         let disk = Program::start("ublkctl", &["add", "ram", "--size", "8M", "--id", "4711"]);
