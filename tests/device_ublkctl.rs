@@ -11,12 +11,15 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use harness::held::HeldWrite;
 use harness::program::Program;
-use harness::{Aligned, exists, nodes, open_direct};
+use harness::{Aligned, Served, exists, nodes, open_direct, quiet_device, serve};
 use planted::{NOBODY, add_unprivileged, is_nobody, open_to_all, run_as_nobody};
-use ublk::{Control, DeviceId, Fd, Features, NewDevice, State, Stopped};
+use ublk::{
+    Cache, Control, DeviceId, Fd, Features, NewDevice, Operation, Params, Recovery, Request, Sectors, State, Stopped,
+};
 
 /// Ids are given from 0 up; nobody else has one up here.
 const HIGH: DeviceId = DeviceId::new(4711);
@@ -305,6 +308,31 @@ fn collect_deletes_what_nobody_serves_and_leaves_what_lives_or_waits() {
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn collect_says_what_it_has_deleted_also_where_another_device_could_not_be() {
+    let mut control = Control::open().unwrap();
+    for id in 4711..4714 {
+        control.add(&NewDevice::new().id(DeviceId::new(id))).unwrap();
+    }
+    let collect = Command::new("ublkctl").arg("collect").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Between the two looks it sleeps, and nowhere else.
+    while !fs::read_to_string(format!("/proc/{}/wchan", collect.id())).unwrap().contains("nanosleep") {
+        std::thread::yield_now();
+    }
+    let (node, kept) = ("/dev/ublkc4712", "/dev/kept");
+    fs::rename(node, kept).unwrap();
+    std::os::unix::fs::symlink(node, node).unwrap();
+    let output = collect.wait_with_output().unwrap();
+    fs::remove_file(node).unwrap();
+    fs::rename(kept, node).unwrap();
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!((output.status.code(), said[0].as_str()), (Some(1), "4711 DEAD deleted\n4713 DEAD deleted\n"));
+    assert!(said[1].starts_with("ublkctl collect: ") && said[1].contains("ublkc4712"), "{said:?}");
+    assert_eq!(printed(&["collect"]), "4712 DEAD deleted\n");
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn stop_and_delete_leave_a_disk_alone_that_is_in_use_unless_they_are_forced() {
     for command in ["stop", "delete"] {
         let disk = Program::start("ublkctl", &["add", "ram", "--size", "8M", "--id", "4711"]);
@@ -332,13 +360,200 @@ fn stop_and_delete_leave_a_disk_alone_that_is_in_use_unless_they_are_forced() {
     }
 }
 
+/// A live device that outlives its server, whose server takes a while for each write.
+fn slow_to_write() -> Served {
+    let device = quiet_device(2).max_io_bytes(64 << 10).recovery(Recovery::Plain).id(HIGH);
+    serve(device, Params::new(Sectors::new(4096), Cache::None), |request: Request<'_>| {
+        if request.operation() == Operation::WRITE {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        request.complete();
+    })
+    .unwrap()
+}
+
+/// Has the disk open, with data in the page cache that the server has not been given.
+fn dirtied(len: usize) -> File {
+    let file = OpenOptions::new().write(true).open("/dev/ublkb4711").unwrap();
+    file.write_all_at(&vec![0x5a; len], 0).unwrap();
+    file
+}
+
+/// Why a disk that is open is left alone: the driver tells that it is, or it has to be found out, which did not do for this reason.
+fn refusal(command: &str, why: &str) -> String {
+    let told = Control::open().unwrap().features().unwrap().contains(Features::SAFE_STOP_DEV);
+    let because = if told {
+        "/dev/ublkb4711 is open; --force stops it all the same".to_owned()
+    } else {
+        format!("what was written to /dev/ublkb4711 could not be written back: {why}; --force gives it up")
+    };
+    format!("ublkctl {command}: {because}\n")
+}
+
+/// What is said where that is stopped all the same.
+fn given_up(why: &str) -> String {
+    format!("ublkctl: what was written to /dev/ublkb4711 could not be written back: {why}; it is given up\n")
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn what_is_not_written_back_in_time_is_a_refusal_and_given_up_by_force_alone_which_says_so() {
+    let why = "its server was not done in 1 s";
+    let served = slow_to_write();
+    let user = dirtied(2 << 20);
+    for command in ["stop", "delete"] {
+        let refused = ublkctl(&[command, "4711", "--timeout", "1"]);
+        assert_eq!((refused.status, refused.error), (Some(1), refusal(command, why)));
+        assert!(control_sees_it_live());
+        user.sync_all().unwrap();
+        user.write_all_at(&vec![0x5a; 2 << 20], 0).unwrap();
+    }
+    let forced = ublkctl(&["stop", "4711", "--timeout", "1", "--force"]);
+    assert_eq!((forced.status, forced.error), (Some(0), given_up(why)));
+    user.sync_all().unwrap_err();
+    drop(user);
+    assert_eq!(served.join(), Ok(Stopped::FromOutside));
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_disk_that_cannot_be_opened_is_left_alone_unless_it_is_forced_or_has_no_node_and_nothing_to_lose() {
+    let path = "/dev/ublkb4711";
+    let served = slow_to_write();
+    let user = dirtied(64 << 10);
+    fs::remove_file(path).unwrap();
+    for command in ["stop", "delete"] {
+        let refused = ublkctl(&[command, "4711"]);
+        assert_eq!((refused.status, refused.error), (Some(1), refusal(command, "it has no node")));
+        assert!(control_sees_it_live());
+    }
+    let forced = ublkctl(&["stop", "4711", "--force"]);
+    assert_eq!((forced.status, forced.error), (Some(0), given_up("it has no node")));
+    user.sync_all().unwrap_err();
+    drop(user);
+    assert_eq!(served.join(), Ok(Stopped::FromOutside));
+
+    let disk = Program::start("ublkctl", &["add", "ram", "--size", "8M", "--id", "4711"]);
+    fs::remove_file(path).unwrap();
+    assert_eq!(printed(&["stop", "4711"]), "");
+    disk.ended();
+
+    let disk = Program::start("ublkctl", &["add", "ram", "--size", "8M", "--id", "4711"]);
+    fs::remove_file(path).unwrap();
+    // It can be opened by nobody.
+    std::os::unix::fs::symlink(path, path).unwrap();
+    let stopped = ublkctl(&["stop", "4711"]);
+    if !Control::open().unwrap().features().unwrap().contains(Features::SAFE_STOP_DEV) {
+        let start = "ublkctl stop: whether /dev/ublkb4711 is in use could not be told: it cannot be opened: ";
+        assert!(stopped.status == Some(1) && stopped.error.starts_with(start), "{stopped:?}");
+        assert!(control_sees_it_live());
+        assert_eq!(printed(&["stop", "4711", "--force"]), "");
+    } else {
+        assert_eq!((stopped.status, stopped.error.as_str()), (Some(0), ""));
+    }
+    disk.ended();
+    fs::remove_file(path).unwrap();
+    assert_eq!(nodes(), [""; 0]);
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_disk_that_waits_for_its_next_server_with_what_was_written_is_kept_for_it_unless_it_is_forced() {
+    let file = std::env::temp_dir().join(format!("ublkctl-waits-{}", std::process::id()));
+    File::create(&file).unwrap().set_len(1 << 20).unwrap();
+    let path = file.to_str().unwrap();
+    let wait = || {
+        while control_sees_it_live() {
+            std::thread::yield_now();
+        }
+        assert_eq!(Control::open().unwrap().info(HIGH).unwrap().state(), State::QUIESCED);
+    };
+    let mut server = Program::start("loop", &["--id", "4711", "--recovery", "plain", path]);
+    let user = dirtied(1 << 20);
+    server.process.kill().unwrap();
+    server.ended();
+    wait();
+    for command in ["stop", "delete"] {
+        let refused = ublkctl(&[command, "4711"]);
+        assert_eq!((refused.status, refused.error), (Some(1), refusal(command, "nobody serves it")));
+        wait();
+    }
+    let mut server = Program::start("loop", &["--recover", "4711", path]);
+    user.sync_all().unwrap();
+    assert!(fs::read(&file).unwrap().iter().all(|byte| *byte == 0x5a));
+
+    user.write_all_at(&vec![0; 1 << 20], 0).unwrap();
+    server.process.kill().unwrap();
+    server.ended();
+    wait();
+    let forced = std::thread::spawn(|| ublkctl(&["delete", "4711", "--force"]));
+    while Control::open().unwrap().info(HIGH).is_ok_and(|info| info.state() != State::DEAD) {
+        std::thread::yield_now();
+    }
+    user.sync_all().unwrap_err();
+    // It waits for the number to become free.
+    drop(user);
+    let forced = forced.join().unwrap();
+    assert_eq!((forced.status, forced.error), (Some(0), given_up("nobody serves it")));
+    assert_eq!(nodes(), [""; 0]);
+    fs::remove_file(&file).unwrap();
+}
+
+/// The letter by which the kernel says what a worker of io_uring's, on behalf of this process, does.
+fn worker_state(process: u32) -> Option<char> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    // Behind the number and the name in parentheses.
+    stats.filter(|stat| stat.contains("(iou-wrk-")).find_map(|stat| stat.rsplit(") ").next()?.chars().next())
+}
+
+fn kill(process: u32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &process.to_string()]).status().unwrap().success());
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_device_that_its_own_server_deletes_is_deleted_and_the_next_of_its_number_is_not() {
+    for successor in [false, true] {
+        let held = HeldWrite::new(HIGH);
+        let delete = Command::new("ublkctl")
+            .args(["delete", "4711", "--force"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The stop is on its way, and waits for the server.
+        let mut waits = 0;
+        while waits < 20 {
+            waits = if worker_state(delete.id()) == Some('D') { waits + 1 } else { 0 };
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        kill(delete.id(), "-STOP");
+        drop(held.release);
+        assert!(held.client.join().unwrap().is_ok());
+        assert_eq!(held.served.join(), Ok(Stopped::FromOutside));
+        assert!(!exists(&mut Control::open().unwrap(), HIGH));
+        let next = successor.then(|| Program::start("ublkctl", &["add", "null", "--id", "4711"]));
+        kill(delete.id(), "-CONT");
+        let output = delete.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.as_str()), (Some(0), ""), "successor: {successor}");
+        if let Some(next) = next {
+            assert!(control_sees_it_live());
+            next.stop();
+        }
+        assert_eq!(nodes(), [""; 0]);
+    }
+}
+
 fn control_sees_it_live() -> bool {
     Control::open().unwrap().info(HIGH).is_ok_and(|info| info.state() == State::LIVE)
 }
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
-fn resize_changes_the_size_and_quiesce_relieves_where_the_driver_can_and_else_they_say_since_when() {
+fn resize_changes_the_size_and_quiesce_is_refused_where_it_was_not_asked_for() {
     let offered = Control::open().unwrap().features().unwrap();
     let disk = Program::start("ublkctl", &["add", "null", "--size", "8M", "--id", "4711"]);
     if offered.contains(Features::UPDATE_SIZE) {
@@ -352,6 +567,47 @@ fn resize_changes_the_size_and_quiesce_relieves_where_the_driver_can_and_else_th
     assert!(refused.status == Some(1) && refused.error.contains("EOPNOTSUPP"), "{refused:?}");
     disk.stop();
     assert_eq!(nodes(), [""; 0]);
+}
+
+/// What a device that can be quiesced is added with, beside what makes it quiet.
+fn quiescing() -> Features {
+    let offered = Control::open().unwrap().features().unwrap();
+    let quiet = Features::NO_AUTO_PART_SCAN;
+    if offered.contains(quiet) { Features::QUIESCE | quiet } else { Features::QUIESCE }
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn quiesce_ends_when_the_server_has_let_go_and_not_before() {
+    if !Control::open().unwrap().features().unwrap().contains(Features::QUIESCE) {
+        let refused = ublkctl(&["quiesce", "4711"]);
+        assert!(refused.status == Some(1) && refused.error.starts_with("ublkctl quiesce: "), "{refused:?}");
+        return;
+    }
+    for released_meanwhile in [true, false] {
+        // One tag of four is the server's.
+        let held = HeldWrite::of(quiet_device(4).id(HIGH).recovery(Recovery::Plain).features(quiescing()));
+        if released_meanwhile {
+            let quiesced = std::thread::spawn(|| ublkctl(&["quiesce", "4711"]));
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(control_sees_it_live() && !quiesced.is_finished());
+            drop(held.release);
+            let quiesced = quiesced.join().unwrap();
+            assert_eq!((quiesced.status, quiesced.error.as_str()), (Some(0), ""));
+        } else {
+            let late = ublkctl(&["quiesce", "4711", "--timeout", "1"]);
+            let sentence = format!("its server, process {}, has not let go of it in 1 s", std::process::id());
+            assert!(late.status == Some(1) && late.error.contains(&sentence), "{late:?}");
+            assert!(control_sees_it_live());
+            drop(held.release);
+            assert_eq!(printed(&["quiesce", "4711"]), "");
+        }
+        assert_eq!(Control::open().unwrap().info(HIGH).unwrap().state(), State::QUIESCED);
+        assert!(held.client.join().unwrap().is_ok());
+        assert_eq!(held.served.join(), Ok(Stopped::HandedOver));
+        assert_eq!(printed(&["delete", "4711"]), "");
+        assert_eq!(nodes(), [""; 0]);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 
-use ublk::{Cache, DeviceId, Errno, Operation, Params, Request, Sectors};
+use ublk::{Cache, DeviceId, Errno, NewDevice, Operation, Params, Request, Sectors};
 
 use super::{Aligned, Served, open_direct, quiet_device, serve};
 
@@ -19,6 +19,12 @@ pub struct HeldWrite {
 
 impl HeldWrite {
     pub fn new(id: DeviceId) -> HeldWrite {
+        // A partition scan would add requests of its own.
+        HeldWrite::of(quiet_device(4).id(id))
+    }
+
+    /// The same of a device that is to be quiet too.
+    pub fn of(device: NewDevice) -> HeldWrite {
         let (arrived, has_arrived) = mpsc::channel();
         let (release, is_released) = mpsc::channel::<()>();
         let is_released = Mutex::new(is_released);
@@ -33,8 +39,8 @@ impl HeldWrite {
             _ => request.fail(Errno::EOPNOTSUPP),
         };
         let params = Params::new(Sectors::new(2048), Cache::None);
-        // A partition scan would add requests of its own.
-        let served = serve(quiet_device(4).id(id), params, target).unwrap();
+        let served = serve(device, params, target).unwrap();
+        let id = served.id();
         let client = thread::spawn(move || open_direct(id).write_all_at(&Aligned::filled(4096, 1), 0));
         has_arrived.recv().unwrap();
         HeldWrite { served, client, release }

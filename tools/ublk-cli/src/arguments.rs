@@ -161,9 +161,12 @@ fn stop() -> Command {
         .about("Stops a device: its disk goes, its number stays")
         .long_about(
             "Stops a device whose disk nobody has open: the disk /dev/ublkbN goes, its number and its char device stay. What \
-             was written is written back first, so its server has to serve on meanwhile.\n\n\
+             was written is written back first, so its server has to serve on meanwhile: what that cannot be done for, or not in time, is \
+             left alone.\n\n\
              Whether the disk is open is the driver's to say from Linux 7.0 on. Before, the disk is opened exclusively, which \
-             tells of a mounted file system and not of a program that reads or writes.",
+             tells of a mounted file system and not of a program that reads or writes; a disk that waits for its next server is then \
+             left alone.\n\n\
+             With --force it is stopped all the same, and standard error says what was given up.",
         )
         .after_long_help(STOPPING)
         .args([id(), force(), timeout()])
@@ -173,7 +176,7 @@ fn delete() -> Command {
     Command::new("delete")
         .about("Deletes a device, after stopping it")
         .long_about(
-            "Stops a device if it is live, as stop does, deletes it, and waits until its number is free: until nobody has its \
+            "Stops a device as stop does, if it has a disk, deletes it, and waits until its number is free: until nobody has its \
              char device or its disk open any more.",
         )
         .after_long_help(STOPPING)
@@ -181,7 +184,10 @@ fn delete() -> Command {
 }
 
 fn force() -> Arg {
-    Arg::new("force").long("force").action(ArgAction::SetTrue).help("Also where somebody has the disk open")
+    Arg::new("force")
+        .long("force")
+        .action(ArgAction::SetTrue)
+        .help("Also where somebody has the disk open, or what was written cannot be written back")
 }
 
 fn collect() -> Command {
@@ -230,10 +236,14 @@ fn quiesce() -> Command {
         .about("Has a device's server let go of it (QUIESCE_DEV, Linux 6.16)")
         .long_about(
             "Has the driver take no further requests to the server of a device that was added with UBLK_F_QUIESCE, and end its \
-             idle fetches. The device then waits for its next server, and clients wait with it. A server that owned every tag \
-             just then hears nothing: it is asked again by calling this again.",
+             idle fetches. The driver tells a server nothing of a tag that it owns just then: it is asked again until the server has \
+             let go. The device then waits for its next server, and clients wait with it.",
         )
-        .after_long_help("Exit status: 0, or 1 where the driver refused; the reason stands on standard error.")
+        .after_long_help(
+            "Exit status: 0 when the server has let go, or 1 where the driver refused, or the server has not let go in time; the \
+             reason stands on standard error. A device whose server has not let go stays quiesced: clients wait, until the \
+             server ends or this is called again and succeeds.",
+        )
         .args([id(), timeout()])
 }
 

@@ -11,11 +11,12 @@ mod owner;
 mod stop;
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use serde_json::Value;
-use ublk::{Control, DeviceId, Error, Sectors};
+use ublk::{Control, DeviceId, Errno, Error, Sectors, State};
 
 /// Runs the command of this name, and returns its exit status.
 ///
@@ -33,7 +34,7 @@ pub fn run(command: &str, matches: &ArgMatches) -> io::Result<u8> {
         "delete" => stop::delete(matches),
         "collect" => collect::run(matches, as_json),
         "resize" => patient(matches).and_then(|mut control| Ok(control.resize(id(matches), new_size(matches))?)),
-        "quiesce" => patient(matches).and_then(|mut control| Ok(control.quiesce(id(matches), QUIESCING)?)),
+        "quiesce" => patient(matches).and_then(|mut control| quiesce(&mut control, matches)),
         "udev-owner" => matches.get_one::<std::path::PathBuf>("NODE").map_or(Ok(()), |node| owner::run(node)),
         _ => add::run(matches, as_json),
     };
@@ -68,8 +69,37 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// How long the driver may wait for a server that owns every tag.
-const QUIESCING: Duration = Duration::from_secs(1);
+/// When a device is quiesced again whose server has not let go.
+const QUIESCE_AGAIN: Duration = Duration::from_millis(20);
+
+/// Has the device that was named quiesced until its server has let go. The driver ends the fetches of idle tags alone, so that a server
+/// which owned a request is to be told again when it has answered that.
+fn quiesce(control: &mut Control, matches: &ArgMatches) -> Result<(), Failure> {
+    let (id, seconds) = (id(matches), seconds(matches));
+    let (before, begun) = (list::describe(control, id)?, Instant::now());
+    loop {
+        match control.quiesce(id, QUIESCE_AGAIN) {
+            // The server owns every tag.
+            Ok(()) | Err(Error::Control { errno: Errno::EBUSY, .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let now = list::describe(control, id)?;
+        let server = now.server_process();
+        // The next one, which is not to be relieved, may have been there already.
+        if ![State::LIVE, State::DEAD].contains(&now.state()) || server != before.server_process() {
+            return Ok(());
+        }
+        if begun.elapsed() >= Duration::from_secs(seconds.into()) {
+            let server =
+                server.map_or_else(|| "its server".to_owned(), |process| format!("its server, process {process},"));
+            return Err(Failure::Device(format!(
+                "device {id} is quiesced, but {server} has not let go of it in {seconds} s, and clients wait: quiesce it again \
+                 when the server has answered what it owns, or end the server"
+            )));
+        }
+        thread::sleep(QUIESCE_AGAIN);
+    }
+}
 
 /// The size that was named, cut to whole sectors: the driver is not asked for what is not a whole number of blocks.
 fn new_size(matches: &ArgMatches) -> Sectors {
@@ -82,10 +112,14 @@ fn id(matches: &ArgMatches) -> DeviceId {
     DeviceId::new(matches.get_one("ID").copied().unwrap_or(u32::MAX))
 }
 
+/// How long the command may take.
+fn seconds(matches: &ArgMatches) -> u32 {
+    matches.get_one("timeout").copied().unwrap_or(30)
+}
+
 /// A control handle that waits as long as was asked for.
 fn patient(matches: &ArgMatches) -> Result<Control, Failure> {
-    let seconds = matches.get_one::<u32>("timeout").copied().unwrap_or(30);
-    let patience = Duration::from_secs(seconds.into());
+    let patience = Duration::from_secs(seconds(matches).into());
     let mut control = Control::open()?;
     control.set_patience(patience, patience);
     control.set_stop_patience(patience);

@@ -45,11 +45,13 @@ impl Control {
 
     /// Has the driver take no further requests to a device's server: clients wait, or with
     /// [`Features::USER_RECOVERY_FAIL_IO`](crate::Features::USER_RECOVERY_FAIL_IO) their requests fail, until it has another server. The
-    /// server's idle fetches end, as when the device is stopped. When it has answered what it owns, it lets go of the char device.
+    /// server's idle fetches end, as when the device is stopped, and it lets go of the char device when all have.
     ///
-    /// `patience` is how long the driver may wait for a server that owns every tag, in whole milliseconds. The driver of Linux 7.3 does
-    /// not wait, and tells a server nothing that owns every tag just then: this is repeated until all fetches have ended. A device that
-    /// was quiesced stays so, also where this fails.
+    /// A tag that the server owns just then has no fetch that could end, and the one with which it is answered stays: while one tag is
+    /// owned, the server does not hear of it all, and the device stays [`LIVE`](crate::State::LIVE) with clients that wait. This is
+    /// therefore repeated until the state is another. A device that was quiesced stays so, also where this fails.
+    ///
+    /// `patience` is how long the driver may wait for a server that owns every tag, in whole milliseconds. That of Linux 7.3 does not wait.
     ///
     /// # Errors
     ///

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use serde_json::json;
-use ublk::{DeletedId, DeviceId, DeviceInfo, Orphan, State};
+use ublk::{DeletedId, DeviceId, DeviceInfo, Error, Orphan, State};
 
 use crate::devices::{Failure, list, print_json};
 
 /// Between the two looks: a server opens the device that it has added, and one that lives would have done so by then.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+/// A device that nobody serves, its state, and what its deletion came to.
+type Collected = (DeviceId, String, Option<DeletedId>);
 
 /// Deletes what nobody has served in either look. What waits for its next server is deleted with `--recoverable` alone.
 pub(super) fn run(matches: &ArgMatches, as_json: bool) -> Result<(), Failure> {
@@ -32,12 +35,10 @@ pub(super) fn run(matches: &ArgMatches, as_json: bool) -> Result<(), Failure> {
     }
     let mut collected = Vec::new();
     for before in first {
-        let found = Orphan::find(before.id())?;
-        if let Some(orphan) = found.filter(|orphan| orphan.is_same(&before)) {
-            let (id, state) = (before.id(), orphan.info().state().to_string());
-            let waits = orphan.info().recovery().is_some() && orphan.info().state() != State::DEAD;
-            let outcome = if waits && !recoverable { None } else { Some(orphan.delete()?) };
-            collected.push((id, state, outcome));
+        // What was deleted is said, also where something else could not be.
+        match collect(&before, recoverable) {
+            Ok(found) => collected.extend(found),
+            Err(error) => refused = Some(error),
         }
     }
     if as_json {
@@ -56,4 +57,13 @@ pub(super) fn run(matches: &ArgMatches, as_json: bool) -> Result<(), Failure> {
         writeln!(io::stdout(), "{id} {state} {said}")?;
     }
     refused.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Deletes a device that was found before, if it is still there; its state, and what became of it.
+fn collect(before: &DeviceInfo, recoverable: bool) -> Result<Option<Collected>, Error> {
+    let Some(orphan) = Orphan::find(before.id())?.filter(|orphan| orphan.is_same(before)) else { return Ok(None) };
+    let (id, state) = (before.id(), orphan.info().state());
+    let waits = orphan.info().recovery().is_some() && state != State::DEAD;
+    let outcome = if waits && !recoverable { None } else { Some(orphan.delete()?) };
+    Ok(Some((id, state.to_string(), outcome)))
 }
