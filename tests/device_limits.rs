@@ -12,6 +12,7 @@ mod planted;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::thread;
 
 use harness::group::Threads;
 use harness::{nodes, possessions};
@@ -176,12 +177,24 @@ fn every_thread_that_a_limit_of_processes_forbids_is_told_and_nothing_is_left() 
     const QUEUES: u16 = 3;
     run_server(QUEUES).unwrap();
     let group = Threads::limited();
-    let [files, threads, ..] = possessions();
+    let files = possessions()[0];
     // A worker of io_uring's, which runs the control commands, and a thread for each queue.
     let (mut workers, mut queues) = (0, 0);
     for more in 0.. {
-        group.at_most(threads + more);
-        let done = run_server(QUEUES);
+        // In a thread that has no worker yet.
+        let done = thread::scope(|scope| {
+            let limited = || {
+                if more == 0 {
+                    group.none()
+                } else {
+                    group.at_most(more)
+                }
+                let done = run_server(QUEUES);
+                group.unlimited();
+                done
+            };
+            scope.spawn(limited).join().unwrap()
+        });
         assert_eq!((possessions()[0], nodes()), (files, Vec::new()), "with {more} more: {done:?}");
         let Err(error) = done else { break };
         let is_worker = matches!(error, Error::Control { errno: Errno::ECANCELED, .. });

@@ -29,9 +29,19 @@ impl Threads {
         Threads { path }
     }
 
-    /// With those that there are.
-    pub fn at_most(&self, threads: u64) {
-        fs::write(format!("{}/pids.max", self.path), threads.to_string()).unwrap();
+    /// So many more than there are.
+    pub fn at_most(&self, more: u64) {
+        let threads: u64 = fs::read_to_string(format!("{}/pids.current", self.path)).unwrap().trim().parse().unwrap();
+        fs::write(format!("{}/pids.max", self.path), (threads + more).to_string()).unwrap();
+    }
+
+    /// None, whoever ends meanwhile.
+    pub fn none(&self) {
+        fs::write(format!("{}/pids.max", self.path), "0").unwrap();
+    }
+
+    pub fn unlimited(&self) {
+        fs::write(format!("{}/pids.max", self.path), "max").unwrap();
     }
 }
 

@@ -107,7 +107,7 @@ fn without_worker(mut s: Scene) -> Planted {
     let asked = thread::scope(|scope| {
         let ask = || {
             let mut control = ublk::Control::open()?;
-            group.at_most(0);
+            group.none();
             control.add(&NewDevice::new().id(DeviceId::new(ID)))
         };
         scope.spawn(ask).join().unwrap()
