@@ -9,7 +9,7 @@ use core::time::Duration;
 use std::ffi::CString;
 use std::fs;
 use std::fs::Permissions;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::process::Command as Program;
 use std::thread;
@@ -729,43 +729,33 @@ fn who_may_open_the_control_device_and_no_more_may_ask_for_features_and_no_more(
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_device_that_was_replaced_while_it_was_opened_is_refused_and_the_other_left_alone() {
     let path = format!("/dev/ublkc{HIGH}");
+    let mut control = open();
     for attempt in 0.. {
-        assert!(attempt < 200, "the other was never the first to open the char device");
-        let replaced = thread::scope(|scope| {
-            let other = scope.spawn(|| {
-                let mut control = open();
-                // Until somebody has added the device; then either of the two opens it first.
-                let file = loop {
-                    match fs::File::options().read(true).write(true).open(&path) {
-                        Ok(file) => break file,
-                        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return None,
-                        Err(_) => thread::yield_now(),
-                    }
-                };
-                control.delete_async(HIGH).unwrap();
-                drop(file);
-                Some(control.add(&NewDevice::new().id(HIGH).max_io_bytes(1 << 20)).unwrap())
-            });
-            let added = Device::add(open(), &NewDevice::new().id(HIGH).max_io_bytes(8192), &params());
-            match (added, other.join().unwrap()) {
-                (Ok(device), None) => {
-                    device.delete().unwrap();
-                    false
-                }
-                (Err(error), Some(info)) => {
-                    // Where the other was still deleting, there was nothing to open, or no such device.
-                    let expected =
-                        matches!(error, Error::Replaced { .. } | Error::OpenCharDevice { .. } | Error::Control { .. });
-                    assert!(expected, "{error:?}");
-                    assert_eq!(open().info(HIGH).unwrap().max_io_bytes(), info.max_io_bytes());
-                    open().delete(HIGH).unwrap();
-                    matches!(error, Error::Replaced { .. })
-                }
-                (added, other) => panic!("{added:?} {other:?}"),
+        assert!(attempt < 1000, "the device was never replaced between two looks");
+        // The node is not there before there is another device.
+        symlink("/dev/nowhere", &path).unwrap();
+        let error = thread::scope(|scope| {
+            let adder =
+                scope.spawn(|| Device::add(open(), &NewDevice::new().id(HIGH).max_io_bytes(8192), &params()).map(drop));
+            while control.info(HIGH).is_err() {
+                thread::yield_now();
             }
+            control.delete(HIGH).unwrap();
+            control.add(&NewDevice::new().id(HIGH).max_io_bytes(1 << 20)).unwrap();
+            let numbers = control.params(HIGH).unwrap().as_raw().devt;
+            fs::remove_file(&path).unwrap();
+            let (major, minor) = (numbers.char_major.to_string(), numbers.char_minor.to_string());
+            assert!(Program::new("mknod").args([&path, "c", &major, &minor]).status().unwrap().success());
+            adder.join().unwrap().unwrap_err()
         });
-        if replaced {
-            break;
+        assert_eq!(control.info(HIGH).unwrap().max_io_bytes(), 1 << 20, "the other is left alone");
+        control.delete(HIGH).unwrap();
+        fs::remove_file(&path).unwrap();
+        match error {
+            Error::Replaced { device: HIGH } => break,
+            // It looked when there was neither.
+            Error::OpenCharDevice { errno: Errno::ENOENT, .. } => {}
+            other => panic!("{other:?}"),
         }
     }
     assert_eq!(nodes(), [""; 0]);

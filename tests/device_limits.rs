@@ -205,10 +205,8 @@ fn every_thread_that_a_limit_of_processes_forbids_is_told_and_nothing_is_left() 
             assert_eq!(error, Error::System { call: SystemCall::Thread, errno: Errno::EAGAIN });
         }
         let sentence = error.to_string();
-        assert!(
-            sentence.contains("no more threads are allowed: raise RLIMIT_NPROC (ulimit -u), pids.max"),
-            "{sentence}"
-        );
+        assert!(sentence.contains("no more threads are allowed"), "{sentence}");
+        assert!(sentence.contains("raise RLIMIT_NPROC (ulimit -u), pids.max"), "{sentence}");
         assert!(workers + queues < 20, "{sentence}");
     }
     assert!(workers > 0 && queues > 0, "{workers} without a worker, {queues} without a thread");

@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use harness::{Aligned, nodes, open_direct};
+use harness::{Aligned, Ends, nodes, open_direct};
 use signals::{HANDLED, handle_sigusr1};
 use ublk::{Cache, Control, Errno, Error, NewDevice, Params, Sectors, Server, StopHandle, Stopped, SystemCall};
 
@@ -45,6 +45,7 @@ fn stray_signals_end_nothing_from_the_start_to_the_stop() {
     handle_sigusr1();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _ends = Ends(&over);
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 signal_every_thread();
@@ -69,7 +70,6 @@ fn stray_signals_end_nothing_from_the_start_to_the_stop() {
             );
             assert_eq!(stopped, Ok(Stopped::Handle));
         }
-        over.store(true, Ordering::Relaxed);
     });
     assert!(HANDLED.load(Ordering::Relaxed) > 100);
     assert_eq!(nodes(), Vec::<String>::new());

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use chance::Chance;
 use harness::backing::Backing;
 use harness::program::Program;
-use harness::{Aligned, nodes, open_direct, possessions, possessions_like, quiet_device};
+use harness::{Aligned, Ends, nodes, open_direct, possessions, possessions_like, quiet_device};
 use torture::load::{self, BLOCK, Load, fill};
 use torture::race::{Racer, is_clear, race, raced};
 use ublk::{
@@ -313,15 +313,6 @@ fn a_server_that_dies_at_any_step_of_its_life_leaves_what_the_next_can_end() {
         run(step);
         println!("figure: dead at \"{step}\": left {}", end_of(id));
         assert_eq!(nodes(), [""; 0], "{step}");
-    }
-}
-
-/// Tells the others that it is over, also where a test fails.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

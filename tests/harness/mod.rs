@@ -11,6 +11,7 @@ pub mod program;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -190,6 +191,15 @@ pub fn nodes() -> Vec<String> {
     let mut nodes: Vec<String> = names.filter(|name| name.starts_with("ublk") && name != "ublk-control").collect();
     nodes.sort();
     nodes
+}
+
+/// Tells the others that it is over, also where a test fails.
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A buffer that O_DIRECT takes: its bytes start at a multiple of 4096.

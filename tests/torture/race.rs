@@ -79,7 +79,7 @@ impl Racer {
     /// `test` is the one that calls [`raced`].
     pub fn start(id: DeviceId, test: &str) -> Racer {
         let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--include-ignored", "--nocapture"])
+            .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
             .env(RACES, id.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

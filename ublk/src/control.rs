@@ -244,17 +244,23 @@ impl Control {
         sent.dev_path_len = header.path_len;
 
         let words = words(&sent);
-        // SAFETY: what the driver may read or write are `lent_bytes` at `sent.addr`, which lie within `self.buffer`: C1
-        // keeps that memory from everybody else until the completion was taken, and for good if it never is. Commands
-        // without a buffer have length 0. The memory that REG_BUF names in its buffer is pinned and not accessed. `self.fd`
-        // stays open as long as `self`.
+        self.submit(command, words)?;
+        let sent = Sent::of_words(words, self.offered);
+        self.last = Some((command, sent));
+        Ok(InFlight::new(self, command, header.device, (words, sent), patience))
+    }
+
+    /// Submits a command with the words that [`begin`](Control::begin) has made: for the first time, or once more where it was not run.
+    fn submit(&mut self, command: Command, words: [u64; 4]) -> Result<(), Error> {
+        // SAFETY: what the driver may read or write are the `len` bytes at `addr` of the words, which `begin` has placed within
+        // `self.buffer`, and nobody else calls this but the `InFlight` that it has made: C1 keeps that memory from everybody else until
+        // the completion was taken, and for good if it never is. Commands without a buffer have length 0. The memory that REG_BUF names
+        // in its buffer is pinned and not accessed. `self.fd` stays open as long as `self`.
         let op = unsafe { WideOp::uring_cmd(&self.fd, command.raw(), words) };
         self.ring.push(op, self.serial)?;
         self.lent = true;
         self.ring.submit()?;
-        let sent = Sent::of_words(words, self.offered);
-        self.last = Some((command, sent));
-        Ok(InFlight::new(self, command, header.device, sent, patience))
+        Ok(())
     }
 
     /// The answer to the command that was sent, if it is there.

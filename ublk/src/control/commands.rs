@@ -37,6 +37,9 @@ const MAX_CPUS: usize = 8192;
 /// How long an id may take to become free after its device is gone.
 const FREEING_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often an id is asked for whose device is dead, 5 ms apart.
+const LOOKS_AT_THE_DEAD: u32 = 4;
+
 /// A set of CPUs (`cpumask`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CpuSet {
@@ -158,11 +161,11 @@ impl Control {
         if !missing.is_empty() {
             return Err(Error::Unsupported { missing, offered });
         }
-        let deadline = Deadline::after(FREEING_PATIENCE);
+        let (deadline, mut looks) = (Deadline::after(FREEING_PATIENCE), 0);
         loop {
             match self.add_once(device.asked_id(), sent) {
                 Ok(()) => break,
-                Err(taken) if !self.is_being_freed(device.asked_id(), taken) => return Err(taken),
+                Err(taken) if !self.is_being_freed(device.asked_id(), taken, &mut looks) => return Err(taken),
                 Err(taken) if deadline.is_over() => return Err(taken),
                 // Nothing tells when the id is free. The refusal changed nothing, so it can be asked for again.
                 Err(_) => syscall::sleep(Duration::from_millis(5)),
@@ -185,10 +188,18 @@ impl Control {
 
     /// Whether an id was refused as taken although there is no device of it any more: the driver forgets a device before it
     /// has freed its memory, and its id only after that.
-    fn is_being_freed(&mut self, id: Option<DeviceId>, refusal: Error) -> bool {
-        let gone = |answer| matches!(answer, Err(Error::Control { errno: Errno::ENODEV, .. }));
-        let taken = matches!(refusal, Error::Control { errno: Errno::EEXIST, .. });
-        id.is_some_and(|id| taken && gone(self.info(id)))
+    fn is_being_freed(&mut self, id: Option<DeviceId>, refusal: Error, looks: &mut u32) -> bool {
+        let is_taken = matches!(refusal, Error::Control { errno: Errno::EEXIST, .. });
+        let Some(id) = id.filter(|_| is_taken) else { return false };
+        match self.info(id) {
+            Err(Error::Control { errno: Errno::ENODEV, .. }) => true,
+            // Whoever asks about a device that was deleted keeps it for that moment, and it looks like one that was only added.
+            Ok(info) if info.state() == State::DEAD => {
+                *looks += 1;
+                *looks <= LOOKS_AT_THE_DEAD
+            }
+            _ => false,
+        }
     }
 
     /// Describes a device.

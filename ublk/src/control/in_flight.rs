@@ -14,6 +14,9 @@ use crate::syscall::{self, Fd};
 /// How long is waited where the kernel cannot wait for an answer just then.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// How often a command that was not run is sent again.
+const AGAIN: u32 = 16;
+
 /// A control command that was sent, and not answered yet: [`Starting`] or [`Stopping`].
 ///
 /// It is polled beside the queues of its device, which have to be served meanwhile: one thread can do both. Dropped before
@@ -26,7 +29,10 @@ pub struct InFlight<'c> {
     command: Command,
     device: Option<DeviceId>,
     /// The command as it was sent.
+    words: [u64; 4],
     sent: Sent,
+    /// How often it is still sent again.
+    again: u32,
     patience: Duration,
     /// When its answer has been waited for long enough.
     deadline: Deadline,
@@ -49,14 +55,16 @@ impl<'c> InFlight<'c> {
         control: &'c mut Control,
         command: Command,
         device: Option<DeviceId>,
-        sent: Sent,
+        (words, sent): ([u64; 4], Sent),
         patience: Duration,
     ) -> InFlight<'c> {
         InFlight {
             control,
             command,
             device,
+            words,
             sent,
+            again: AGAIN,
             patience,
             deadline: Deadline::after(patience),
             answer: None,
@@ -64,7 +72,8 @@ impl<'c> InFlight<'c> {
         }
     }
 
-    /// Whether it is done; true for ever once it is. It makes no system call.
+    /// Whether it is done; true for ever once it is. It makes no system call, but where the kernel has cancelled the command before it
+    /// was run: signals that came all the time kept it from making the thread that was to run it. Then it is sent again, a few times.
     ///
     /// # Errors
     ///
@@ -76,6 +85,11 @@ impl<'c> InFlight<'c> {
         }
         let InFlight { command, device, sent, .. } = *self;
         if let Some(result) = self.control.answer() {
+            if result == Err(Errno::ECANCELED) && self.again > 0 {
+                self.again -= 1;
+                self.control.submit(command, self.words)?;
+                return Ok(false);
+            }
             let answer = result.map_err(|errno| Error::Control { command, device, errno, sent });
             self.answer = Some(answer);
             return answer.map(|_| true);

@@ -94,7 +94,7 @@ rules! {
     }
     Attempt::Entry, "io_wq_enqueue" {
         ECANCELED, "command.no-worker", |s| if s.is_control() { told(s.is_ours().then_some(true)) } else { Holds::No },
-            "a control command that may wait is run by a worker thread of io_uring's, and the kernel could not make one: no more threads are allowed",
+            "a control command that may wait is run by a worker thread of io_uring's, and the kernel could not make one: no more threads are allowed, or signals interrupted it each time",
             "raise RLIMIT_NPROC (ulimit -u), pids.max of the control group, or sysctl kernel.threads-max";
     }
     Attempt::Entry, "ublk_ctrl_uring_cmd" {
