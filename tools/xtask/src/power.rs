@@ -263,10 +263,25 @@ impl Truth {
     }
 }
 
+/// Bytes that come in pieces, as whole lines.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.rest.extend_from_slice(bytes);
+        let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
+        let whole: Vec<u8> = self.rest.drain(..=end).collect();
+        String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect()
+    }
+}
+
 /// What comes out of the machine, until the power is cut.
 struct Heard<'t> {
     truth: &'t mut Truth,
-    line: Vec<u8>,
+    lines: Lines,
     /// Whether the machine was written in before.
     again: bool,
     is_found: bool,
@@ -277,17 +292,12 @@ struct Heard<'t> {
 
 impl<'t> Heard<'t> {
     fn new(truth: &'t mut Truth, again: bool, left: u64) -> Self {
-        Heard { truth, line: Vec::new(), again, is_found: false, left, is_cut: false }
+        Heard { truth, lines: Lines::default(), again, is_found: false, left, is_cut: false }
     }
 
     /// Takes what came; an error cuts the power.
     fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for byte in bytes {
-            if *byte != b'\n' {
-                self.line.push(*byte);
-                continue;
-            }
-            let line = String::from_utf8_lossy(&core::mem::take(&mut self.line)).into_owned();
+        for line in self.lines.take(bytes) {
             if self.is_found {
                 self.truth.acknowledged(&line);
                 self.left = self.left.saturating_sub(1);

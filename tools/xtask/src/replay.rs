@@ -12,7 +12,7 @@ use crate::guest_replay::{DISK_BYTES, LOG_BYTES};
 use crate::kernel::Kernel;
 use crate::machine::{Ending, Stream, Timeout};
 use crate::packages;
-use crate::power::{FORGETFUL, JUDGED, Truth};
+use crate::power::{FORGETFUL, JUDGED, Lines, Truth};
 use crate::tally::Tally;
 use crate::vm::{self, Guest};
 use crate::workspace;
@@ -144,18 +144,13 @@ impl Recording {
 /// What comes out of the machine.
 #[derive(Debug, Default)]
 struct Heard {
-    line: Vec<u8>,
+    lines: Lines,
     recordings: Vec<Recording>,
 }
 
 impl Heard {
     fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for byte in bytes {
-            if *byte != b'\n' {
-                self.line.push(*byte);
-                continue;
-            }
-            let line = String::from_utf8_lossy(&core::mem::take(&mut self.line)).into_owned();
+        for line in self.lines.take(bytes) {
             match (line.split(' ').collect::<Vec<_>>().as_slice(), self.recordings.last_mut()) {
                 (["recording", server, blocks], _) => {
                     let blocks = blocks.parse().map_err(io::Error::other)?;
