@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Commands that the driver does not answer in time, because a server sits on a request: what the handle that gave up on one
-//! does from then on, what becomes of its process, and what an abandoned command still does.
+//! does from then on, what becomes of its process, and what an abandoned command still does. And that a server that is to stop
+//! does not send such a command.
 #![cfg_attr(not(have_ublk), allow(dead_code, reason = "the tests are ignored, not left out"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where something is wrong")]
 
@@ -9,14 +10,19 @@ mod harness;
 use core::time::Duration;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command as Program, ExitStatus, Stdio};
-use std::thread;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use harness::held::HeldWrite;
-use harness::nodes;
-use ublk::{Cache, Command, Control, DeviceId, Error, NewDevice, Params, QueueId, Sectors, State, Stopped};
+use harness::{Aligned, nodes, open_direct, quiet_device, serve};
+use ublk::{
+    Cache, Command, Control, DeviceId, Error, NewDevice, Operation, Params, QueueId, Recovery, Request, Sectors, State,
+    Stopped,
+};
 
 /// Ids are given from 0 up; nobody else has these.
 const HELD: DeviceId = DeviceId::new(4711);
@@ -247,4 +253,121 @@ fn a_device_that_cannot_be_deleted_holds_up_every_new_one_and_an_abandoned_add_l
     assert_eq!(nodes(), [format!("ublkc{ABANDONED}")]);
     control.delete(ABANDONED).unwrap();
     assert_eq!(nodes(), [""; 0]);
+}
+
+/// The part of a server whose target has a request that it does not answer, and which is told to stop then, or left alone.
+fn hold_a_request(how: &str) {
+    let _failing = Failing;
+    let (arrived, has_arrived) = mpsc::channel();
+    let is_detached = how.contains("detached");
+    let target = move |request: Request<'_>| {
+        if request.operation() != Operation::WRITE {
+            return request.complete();
+        }
+        arrived.send(()).unwrap();
+        if is_detached {
+            core::mem::forget(request.detach());
+        } else {
+            wait_for_the_end_of_input();
+        }
+    };
+    let device = quiet_device(4).id(HELD);
+    let device = if how.contains("recovers") { device.recovery(Recovery::Plain) } else { device };
+    let served = serve(device, params(), target).unwrap();
+    say("live");
+    has_arrived.recv().unwrap();
+    if how.contains("left alone") {
+        say("over a request");
+        return wait_for_the_end_of_input();
+    }
+    let stop = thread::spawn(|| served.stop());
+    say("over a request");
+    let _ = stop.join();
+}
+
+/// A server in a process of its own that is over a request of a client's in this one.
+struct OverARequest {
+    server: Process,
+    client: JoinHandle<std::io::Result<()>>,
+}
+
+impl OverARequest {
+    fn start(test: &str, how: &str) -> OverARequest {
+        let mut server = Process::start(test, how);
+        server.has_come_to("live");
+        let client = thread::spawn(|| open_direct(HELD).write_all_at(&Aligned::filled(4096, 1), 0));
+        server.has_come_to("over a request");
+        OverARequest { server, client }
+    }
+
+    /// Kills the server, which has to be gone then; its client has been told so.
+    fn kill(self) {
+        let OverARequest { mut server, client } = self;
+        server.child.kill().unwrap();
+        let patience = Instant::now() + Duration::from_secs(60);
+        while server.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < patience, "it does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(client.join().unwrap().unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+}
+
+/// Whether a thread of the process waits in the kernel for something that SIGKILL does not end.
+fn is_stuck(process: &Child) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+    let mut states = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+    states.any(|status| status.contains("\nState:\tD"))
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_server_that_is_told_to_stop_over_a_request_that_nobody_answers_can_be_killed_and_its_device_deleted() {
+    const NAME: &str =
+        "a_server_that_is_told_to_stop_over_a_request_that_nobody_answers_can_be_killed_and_its_device_deleted";
+    if let Some(how) = part() {
+        return hold_a_request(&how);
+    }
+    for how in ["detached", "in a call", "detached, recovers", "in a call, recovers"] {
+        let held = OverARequest::start(NAME, how);
+        // A command that it sent would wait for the request, as would a sync.
+        let looks = 50;
+        let stuck = (0..looks).filter(|_| {
+            thread::sleep(Duration::from_millis(10));
+            is_stuck(&held.server.child)
+        });
+        assert!(stuck.count() < looks, "{how}: a thread waits in the driver");
+        held.kill();
+        Control::open().unwrap().delete(HELD).unwrap();
+        assert_eq!(nodes(), [""; 0], "{how}");
+    }
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_server_that_another_process_stops_can_be_killed_over_a_request_and_the_stop_is_done() {
+    const NAME: &str = "a_server_that_another_process_stops_can_be_killed_over_a_request_and_the_stop_is_done";
+    match part().as_deref() {
+        Some("stop") => {
+            let _failing = Failing;
+            say("stopping");
+            return Control::open().unwrap().stop(HELD).unwrap();
+        }
+        Some(how) => return hold_a_request(how),
+        None => {}
+    }
+    for how in ["detached, left alone", "in a call, left alone"] {
+        let held = OverARequest::start(NAME, how);
+        let mut stop = Process::start(NAME, "stop");
+        stop.has_come_to("stopping");
+        let patience = Instant::now() + Duration::from_secs(60);
+        while !is_stuck(&stop.child) {
+            assert!(Instant::now() < patience, "{how}: the driver does not wait for the request");
+            thread::sleep(Duration::from_millis(10));
+        }
+        held.kill();
+        assert!(stop.ended().success(), "{how}");
+        Control::open().unwrap().delete(HELD).unwrap();
+        assert_eq!(nodes(), [""; 0], "{how}");
+    }
 }

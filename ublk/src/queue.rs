@@ -245,6 +245,8 @@ mod table;
 mod tag_set;
 mod turn;
 mod user_copy;
+#[cfg(feature = "std")]
+mod watch;
 mod zoned;
 
 use core::cell::{Cell, RefCell, RefMut};
@@ -289,6 +291,8 @@ use ring_operation::Purpose;
 use shares::{NOT_SHARED, SHARED, Shares};
 use table::{Mark, Record, Table};
 use tag_set::TagSet;
+#[cfg(feature = "std")]
+pub(crate) use watch::Watch;
 
 /// Files that a queue's ring has room for.
 const FILES: u32 = 64;
@@ -671,6 +675,12 @@ impl<M: Mode> PreparedQueue<M> {
     #[must_use]
     pub const fn device(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    /// For a thread that does not serve it.
+    #[cfg(feature = "std")]
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::of(&self.memory)
     }
 
     /// Makes the calling thread the daemon of every tag of the queue, by fetching each. In batches there are no daemons: it is one of the
@@ -1227,7 +1237,7 @@ impl<M: Mode> Queue<M> {
     #[must_use]
     pub fn oldest(&self) -> Option<(Tag, Duration)> {
         let state = self.state().ok()?;
-        let since = |tag| self.memory.letter_box(tag).map(|letter_box| (letter_box.held_since(), tag));
+        let since = |tag| self.memory.letter_box(tag)?.held_since().map(|since| (since, tag));
         let (since, tag) = state.timed.without(&TagSet::EMPTY).filter_map(since).min_by_key(|(since, _)| *since)?;
         Some((tag, syscall::monotonic().saturating_sub(since)))
     }
@@ -1353,6 +1363,11 @@ impl<M: Mode> Queue<M> {
     }
 
     fn answer_with(&self, state: &mut State, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
+        if state.timed.remove(tag) {
+            if let Some(letter_box) = self.memory.letter_box(tag) {
+                letter_box.hold_no_more();
+            }
+        }
         state.release(tag);
         self.give_back(state, tag)?;
         match &mut state.batch {
@@ -1532,11 +1547,10 @@ impl State {
         }
     }
 
-    /// The tag's request is answered.
+    /// The tag's request is answered, and not timed any more.
     fn release(&mut self, tag: Tag) {
         self.owned.remove(tag);
         self.detached.remove(tag);
-        self.timed.remove(tag);
         let count = if self.reads.remove(tag) { &mut self.answered.reads } else { &mut self.answered.others };
         *count = count.wrapping_add(1);
     }

@@ -5,6 +5,7 @@
 
 mod block_device;
 mod daemon;
+mod held;
 mod session;
 mod stop;
 
@@ -30,6 +31,7 @@ use crate::params::Params;
 use crate::queue::{Event, PreparedQueue, Request, RingOperation};
 use crate::signals::Signals;
 use daemon::{Daemon, MAX_QUEUES, Report, Shared};
+use held::Held;
 use session::Session;
 use stop::Wakeups;
 
@@ -272,9 +274,9 @@ impl<M: Mode> Server<M> {
     /// has the block device open keeps its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL,
     /// its id and its char device stay. A target that never returns keeps this from returning.
     ///
-    /// SIGKILL ends a server that serves, and must not come while it stops: the kernel then waits within this process for requests of
-    /// its own that are not answered, for good. Requests that nobody answers are given up after the
-    /// [patience](Server::stop_patience), which whoever may lose theirs has to wait for.
+    /// A server that is to stop waits until the target has answered what it has, and asks the driver then. SIGKILL ends it up to there, and
+    /// must not come while the driver writes back the page cache: the kernel then waits within this process for requests of its own
+    /// that are not answered, for good. A stop that another process asks for knows no such moment.
     ///
     /// # Errors
     ///
@@ -364,7 +366,8 @@ impl<M: Mode> Server<M> {
         let (count, queues) = (daemons.len(), usize::from(device.info().queues()));
         let (report, reports) = mpsc::channel();
         let served = thread::scope(|scope| {
-            let mut session = Session::new(&mut device, &shared, &wakeups, &reports, self.when_in_use);
+            let held = Held::new(daemons.iter().map(Daemon::watched).collect());
+            let mut session = Session::new(&mut device, &shared, &wakeups, &reports, held, self.when_in_use);
             let mut threads = Vec::new();
             for (number, daemon) in daemons.into_iter().enumerate() {
                 let name = match &*daemon.queues {
@@ -415,8 +418,7 @@ fn daemons<M: Mode, P>(
     if threads == 0 || usize::from(queues.div_ceil(threads)) > MAX_QUEUES {
         return Err(Error::Invalid { what: "a server has a thread at least, and each serves at most 63 queues" });
     }
-    let mut all: Vec<Daemon<M, P>> =
-        (0..threads).map(|_| Daemon { queues: Vec::new(), cpus: None, io_flusher: hosting.io_flusher }).collect();
+    let mut all: Vec<Daemon<M, P>> = (0..threads).map(|_| Daemon::new(hosting.io_flusher)).collect();
     let mut give = |number: usize, mut queue: PreparedQueue<M>| -> Result<(), Error> {
         if let Some(when) = hosting.lock {
             queue.lock_buffers(when)?;

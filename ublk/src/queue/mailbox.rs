@@ -64,7 +64,7 @@ pub(super) struct Gone;
 #[repr(C)]
 pub(super) struct LetterBox {
     content: AtomicU64,
-    /// Since when the request is held, in nanoseconds of the monotonic clock.
+    /// Since when the request is held, in nanoseconds of the monotonic clock; 0 where none is known to be.
     since: AtomicU64,
 }
 
@@ -102,13 +102,21 @@ impl LetterBox {
     /// Notes when the request was found to be held.
     pub(super) fn hold_since(&self, now: Duration) {
         let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        // ORDERING: written and read by the queue's thread alone.
+        // ORDERING: written by the queue's thread alone. Whoever else reads it looks again, and touches nothing because of it.
         self.since.store(nanoseconds, Ordering::Relaxed);
     }
 
-    pub(super) fn held_since(&self) -> Duration {
+    /// Notes that the request that was found to be held is answered.
+    pub(super) fn hold_no_more(&self) {
         // ORDERING: as above.
-        Duration::from_nanos(self.since.load(Ordering::Relaxed))
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    /// When the request was found to be held, if it was.
+    pub(super) fn held_since(&self) -> Option<Duration> {
+        // ORDERING: as above.
+        let nanoseconds = self.since.load(Ordering::Relaxed);
+        (nanoseconds != 0).then(|| Duration::from_nanos(nanoseconds))
     }
 }
 

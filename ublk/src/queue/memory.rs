@@ -23,8 +23,8 @@ use crate::queue::turn::Turn;
 use crate::syscall;
 use crate::units::round_up;
 
-/// A counted reference to the mapping of a queue, which ends with the last one: of the queue, and of every request that was
-/// detached from it. The count stands in the mapping itself, so that nothing is allocated.
+/// A counted reference to the mapping of a queue, which ends with the last one: of the queue, of every request that was
+/// detached from it, and of whoever watches it. The count stands in the mapping itself, so that nothing is allocated.
 ///
 /// Invariant R1: `header` is the start of a live mapping with an initialised [`Header`] there, whose `references` is the
 /// number of values of this type with that `header`.
@@ -190,7 +190,7 @@ impl Memory {
 
 impl Clone for Memory {
     fn clone(&self) -> Memory {
-        // It cannot wrap: there are at most as many as tags, and one more.
+        // It cannot wrap: there are at most as many as tags, and a few more.
         self.header().references.add();
         Memory { header: self.header }
     }

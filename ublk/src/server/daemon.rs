@@ -9,7 +9,7 @@ use std::boxed::Box;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic;
 use std::string::String;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
 use std::vec::Vec;
 
@@ -22,6 +22,7 @@ use crate::mode::Mode;
 use crate::poll::poll;
 use crate::queue::{Answered, Event, Operation, PreparedQueue, Queue};
 use crate::ring::Wake;
+use crate::server::held::{Calls, Watched};
 use crate::server::stop::Bell;
 
 /// How long the threads of a device that is stopped, or abandoned, may take to notice.
@@ -130,12 +131,23 @@ pub(super) struct Daemon<M: Mode, P> {
     pub(super) queues: Vec<(PreparedQueue<M>, P)>,
     pub(super) cpus: Option<CpuSet>,
     pub(super) io_flusher: bool,
+    pub(super) calls: Arc<Calls>,
 }
 
 /// The most queues of a thread that has several: it polls their rings, and the bell that tells it to leave.
 pub(super) const MAX_QUEUES: usize = 63;
 
 impl<M: Mode, P> Daemon<M, P> {
+    /// Of no queue yet.
+    pub(super) fn new(io_flusher: bool) -> Daemon<M, P> {
+        Daemon { queues: Vec::new(), cpus: None, io_flusher, calls: Arc::default() }
+    }
+
+    /// For the thread that stops the device.
+    pub(super) fn watched(&self) -> Watched {
+        Watched::new(self.queues.iter().map(|(queue, _)| queue.watch()).collect(), &self.calls)
+    }
+
     /// Serves the queues, and reports their end, whatever that is.
     ///
     /// What is returned of queues that were not finished is to be dropped when the thread has ended: on Linux 6.12 a request
@@ -165,7 +177,7 @@ impl<M: Mode, P> Daemon<M, P> {
         if self.io_flusher {
             hosting::mark_io_flusher()?;
         }
-        let mut served = Served { queues: Vec::new(), rings };
+        let mut served = Served { queues: Vec::new(), calls: &self.calls, rings };
         for (queue, own) in self.queues {
             served.queues.push(Serving { queue: queue.fetch()?, own, seen: Answered::default(), left: 0 });
         }
@@ -214,6 +226,7 @@ struct Serving<M: Mode, P> {
 /// The queues of a thread; of those that are dropped unfinished, the rings' descriptors stay in `rings`.
 struct Served<'r, M: Mode, P> {
     queues: Vec<Serving<M, P>>,
+    calls: &'r Calls,
     rings: &'r mut Vec<OwnedFd>,
 }
 
@@ -255,7 +268,7 @@ impl<M: Mode, P> Served<'_, M, P> {
         for (serving, _) in self.queues.iter_mut().zip(ready).filter(|(_, ready)| **ready) {
             let Serving { queue, own, seen, left } = serving;
             loop {
-                let said = answer_all(queue, own, shared, seen, left)?;
+                let said = answer_all(queue, own, shared, self.calls, seen, left)?;
                 panicked = panicked.or(said.map(|message| (queue.id(), message)));
                 // The ring of one among several is not waited for, and so it is left with nothing to submit or to take.
                 if is_alone || queue.wait(Some(Duration::ZERO))? != Wake::Completions {
@@ -334,6 +347,7 @@ fn answer_all<T, M: Mode, P>(
     queue: &Queue<M>,
     own: &P,
     shared: &Shared<T>,
+    calls: &Calls,
     seen: &mut Answered,
     left: &mut usize,
 ) -> Result<Option<Message>, Error>
@@ -363,7 +377,7 @@ where
         // on other queues. The request is answered with EIO where it is dropped. The thread lives on: the driver would wait for
         // its tags for ever.
         let target = AssertUnwindSafe(|| (shared.target)(own, event));
-        if let Err(payload) = panic::catch_unwind(target) {
+        if let Err(payload) = calls.count(|| panic::catch_unwind(target)) {
             panicked = panicked.or(Some(said(payload)));
             shared.panicked.store(true, Ordering::Release);
             shared.news.notify();

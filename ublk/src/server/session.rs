@@ -15,6 +15,7 @@ use crate::features::Features;
 use crate::mode::Mode;
 use crate::server::block_device::{Look, Looked};
 use crate::server::daemon::{LEAVE_PATIENCE, Phase, Report, Shared};
+use crate::server::held::Held;
 use crate::server::stop::{Stopped, Wakeups};
 
 /// How often a server that was asked to stop looks whether the block device is open still.
@@ -22,6 +23,12 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long it looks before it tells that somebody has it open: udev does for a moment.
 const TELL_AFTER: Duration = Duration::from_secs(1);
+
+/// How often it looks whether the target has answered what it had.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long the driver may take over a stop of which it is known that it waits for a request that nobody answers.
+const LATE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a driver that is quiescing a device may wait for a tag to become idle, before it is asked again.
 const QUIESCE_AGAIN: Duration = Duration::from_millis(20);
@@ -33,6 +40,7 @@ pub(super) struct Session<'s, T, M: Mode> {
     shared: &'s Shared<T>,
     wakeups: &'s Wakeups,
     reports: &'s mpsc::Receiver<Report>,
+    held: Held,
     when_in_use: Option<fn(&DeviceInfo)>,
     /// Threads that have not reported their end.
     running: usize,
@@ -42,6 +50,10 @@ pub(super) struct Session<'s, T, M: Mode> {
     failed: Result<(), Error>,
     /// Whether every thread was told to end, one way or the other.
     over: bool,
+    /// How long the target may take over an answer when the device is to be stopped.
+    patience: Duration,
+    /// Whether it has taken longer.
+    is_late: bool,
 }
 
 impl<'s, T, M: Mode> Session<'s, T, M> {
@@ -50,9 +62,24 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
         shared: &'s Shared<T>,
         wakeups: &'s Wakeups,
         reports: &'s mpsc::Receiver<Report>,
+        held: Held,
         when_in_use: Option<fn(&DeviceInfo)>,
     ) -> Session<'s, T, M> {
-        Session { device, shared, wakeups, reports, when_in_use, running: 0, fetched: 0, failed: Ok(()), over: false }
+        let patience = device.control().stop_patience();
+        Session {
+            device,
+            shared,
+            wakeups,
+            reports,
+            held,
+            when_in_use,
+            running: 0,
+            fetched: 0,
+            failed: Ok(()),
+            over: false,
+            patience,
+            is_late: false,
+        }
     }
 
     /// The device that is served.
@@ -116,9 +143,18 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
     fn stop_unused(&mut self, reason: Stopped) -> Result<Stopped, Error> {
         let asked = Deadline::after(TELL_AFTER);
         let mut tell = self.when_in_use.take();
+        self.held.ask();
+        let mut deadline = self.deadline();
         loop {
-            if self.try_stop()? {
-                return Ok(reason);
+            let is_answered = self.held.is_answered();
+            if is_answered || deadline.is_over() {
+                self.set_late(!is_answered);
+                if self.try_stop()? {
+                    return Ok(reason);
+                }
+                self.set_late(false);
+                self.held.ask();
+                deadline = self.deadline();
             }
             if asked.is_over() {
                 if let Some(tell) = tell.take() {
@@ -126,7 +162,7 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
                 }
             }
             // Nothing tells when a block device was closed by the last one who had it open.
-            let again = self.wakeups.wait_for(&self.shared.news, TRY_AGAIN)?;
+            let again = self.wakeups.wait_for(&self.shared.news, TRY_AGAIN, true)?;
             self.take_reports();
             self.failed?;
             if self.running == 0 || self.shared.panicked.load(Ordering::Acquire) {
@@ -173,6 +209,7 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
         if !self.shared.outlives {
             return self.stop();
         }
+        self.wait_for_answers()?;
         let synced = match self.look(false)? {
             Some(Looked::Open(_)) => Ok(()),
             Some(Looked::NotOpened(errno) | Looked::NotSynced(errno)) => Err(SystemCall::Fsync.failed(errno)),
@@ -186,6 +223,9 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
     /// Opens the block device, and syncs it where the driver would not; `None` where that comes to no end.
     fn look(&mut self, exclusively: bool) -> Result<Option<Looked>, Error> {
         let (shared, id) = (self.shared, self.device.info().id());
+        if shared.outlives && self.is_late {
+            return Ok(None);
+        }
         let numbers = self.device.control().params(id)?.as_raw().devt;
         let numbers = (numbers.disk_major, numbers.disk_minor);
         shared.enter(Phase::Ending);
@@ -198,6 +238,7 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
             }
             if deadline.is_over() {
                 if !shared.has_progressed(&mut before) {
+                    self.set_late(true);
                     return Ok(None);
                 }
                 deadline = self.deadline();
@@ -248,12 +289,38 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
         self.shared.enter(Phase::Ending);
         self.wait_for_ends();
         let (command, device) = (Command::QUIESCE_DEV, Some(self.device.info().id()));
-        let late = Error::TimedOut { command, device, waited: self.device.control().stop_patience() };
+        let late = Error::TimedOut { command, device, waited: self.patience };
         self.failed.err().unwrap_or(late)
     }
 
-    fn deadline(&mut self) -> Deadline {
-        Deadline::after(self.device.control().stop_patience())
+    fn deadline(&self) -> Deadline {
+        Deadline::after(self.patience)
+    }
+
+    /// Waits until the target has answered what it has, as long as it answers anything: here, where SIGKILL ends this process, and
+    /// not within the driver's stop, where it would not.
+    fn wait_for_answers(&mut self) -> Result<(), Error> {
+        let shared = self.shared;
+        self.held.ask();
+        let mut before = shared.moved.load(Ordering::Relaxed);
+        let deadline = self.deadline();
+        while self.running > 0 && !self.is_late && !self.held.is_answered() {
+            if deadline.is_over() {
+                // Where it is slow, and answers one request after the other, the driver waits for the others too.
+                self.set_late(!shared.has_progressed(&mut before));
+                return Ok(());
+            }
+            self.wakeups.wait_for(&shared.news, LOOK_AGAIN, false)?;
+            self.take_reports();
+            self.failed?;
+        }
+        Ok(())
+    }
+
+    /// Whether the target has a request for longer than it may.
+    fn set_late(&mut self, is_late: bool) {
+        self.is_late = is_late;
+        self.device.control().set_stop_patience(if is_late { LATE_PATIENCE } else { self.patience });
     }
 
     /// Waits until every thread has fetched its queue, or has ended.
@@ -312,6 +379,8 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
 
     /// Stops the device, and waits until every thread has answered what it owned and left.
     fn stop(&mut self) -> Result<(), Error> {
+        self.shared.enter(Phase::Ending);
+        self.wait_for_answers()?;
         self.stop_by(Device::begin_stop)
     }
 
@@ -329,6 +398,9 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(Error::TimedOut { .. }) if shared.has_progressed(&mut before) => stopping.extend(),
+                Err(Error::TimedOut { command, device, .. }) => {
+                    return Err(Error::TimedOut { command, device, waited: self.patience });
+                }
                 // Of an unprivileged device, whose node is gone: somebody has deleted it.
                 Err(Error::Control { errno: Errno::ENOENT, .. }) => break,
                 Err(error) => return Err(error),

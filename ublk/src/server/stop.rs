@@ -109,13 +109,12 @@ impl Wakeups {
         self.poll(news, None, None, true)
     }
 
-    /// As [`wait`](Wakeups::wait), for this long at most.
-    pub(super) fn wait_for(&self, news: &Bell, time: Duration) -> Result<Option<Stopped>, Error> {
-        self.poll(news, None, Some(time), true)
+    /// As [`wait`](Wakeups::wait), for this long at most. Reasons to stop are waited for only with `stops`.
+    pub(super) fn wait_for(&self, news: &Bell, time: Duration, stops: bool) -> Result<Option<Stopped>, Error> {
+        self.poll(news, None, Some(time), stops)
     }
 
-    /// As [`wait`](Wakeups::wait), and until `other` can be read or `time` is over. Reasons to stop are waited for only
-    /// with `stops`.
+    /// As [`wait_for`](Wakeups::wait_for), and until `other` can be read.
     pub(super) fn wait_or(
         &self,
         news: &Bell,
