@@ -301,6 +301,7 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
     /// not within the driver's stop, where it would not.
     fn wait_for_answers(&mut self) -> Result<(), Error> {
         let shared = self.shared;
+        shared.enter(Phase::Ending);
         self.held.ask();
         let mut before = shared.moved.load(Ordering::Relaxed);
         let deadline = self.deadline();
@@ -379,7 +380,6 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
 
     /// Stops the device, and waits until every thread has answered what it owned and left.
     fn stop(&mut self) -> Result<(), Error> {
-        self.shared.enter(Phase::Ending);
         self.wait_for_answers()?;
         self.stop_by(Device::begin_stop)
     }
