@@ -607,6 +607,41 @@ fn what_a_client_has_left_in_the_page_cache_is_written_before_a_forced_stop_what
 
 #[test]
 #[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn what_a_client_has_left_in_the_page_cache_is_written_though_another_request_is_never_answered() {
+    let held = SECTORS.bytes() - 4096;
+    for kind in kinds().into_iter().map(Some).chain([None]) {
+        let (ram, stop) = (ram(), StopHandle::new().unwrap());
+        let (arrived, has_arrived) = mpsc::channel();
+        let (live, is_live) = mpsc::channel();
+        let target = |request: Request<'_>| {
+            if request.operation() != Operation::READ || request.offset_bytes() != held {
+                return answer(&ram, request);
+            }
+            core::mem::forget(request.detach());
+            arrived.send(()).unwrap();
+        };
+        let device = quiet_device(4);
+        let device = kind.map_or(device, |kind| device.recovery(kind));
+        let server = Server::new(device, params()).stop_on(&stop).stop_patience(Duration::from_millis(500));
+        thread::scope(|scope| {
+            let server = scope.spawn(|| server.run(target, move |info| live.send(info.id()).unwrap()));
+            let id = is_live.recv().unwrap();
+            let mut disk = OpenOptions::new().write(true).open(format!("/dev/ublkb{id}")).unwrap();
+            let client = scope.spawn(move || open_direct(id).read_exact_at(&mut Aligned::filled(4096, 0), held));
+            has_arrived.recv().unwrap();
+            disk.write_all(&vec![0x5a; 512 << 10]).unwrap();
+            stop.stop();
+            let ended = server.join().unwrap();
+            assert!(matches!(ended, Err(Error::Held { .. } | Error::TimedOut { .. })), "{kind:?}: {ended:?}");
+            assert_eq!(errno(client.join().unwrap()), Some(libc::EIO), "{kind:?}");
+        });
+        assert!(ram.lock().unwrap()[..512 << 10].iter().all(|byte| *byte == 0x5a), "{kind:?}");
+        assert_eq!(nodes(), [""; 0], "{kind:?}");
+    }
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
 fn a_disk_whose_node_is_gone_is_in_use_for_all_that_the_server_can_tell_and_what_is_lost_by_a_second_signal_is_an_error()
  {
     let backing = Backing::new(1 << 20);

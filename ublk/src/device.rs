@@ -12,7 +12,7 @@ use crate::control::{Control, Starting, Stopping};
 use crate::deadline::Deadline;
 use crate::device_info::{DeviceInfo, NewDevice, Shape, State};
 use crate::errno::Errno;
-use crate::error::Error;
+use crate::error::{Command, Error};
 use crate::features::Features;
 use crate::id::{DeviceId, QueueId};
 use crate::mode::{self, Mode};
@@ -360,6 +360,11 @@ impl<M: Mode> Device<M> {
             Phase::Deleted => return false,
             Phase::Begun if self.info.recovery().is_none() => return false,
             Phase::Begun => {}
+        }
+        // A stop that was given up is done all the same, as soon as what it waits for was let go.
+        let last = self.control.last_sent().map(|(command, _)| command);
+        if self.control.is_abandoned() && matches!(last, Some(Command::STOP_DEV | Command::TRY_STOP_DEV)) {
+            return false;
         }
         if self.renew_control().is_err() {
             return true;

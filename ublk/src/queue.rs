@@ -443,9 +443,7 @@ impl<M: Mode> Queue<M> {
         if !state.detached.is_empty() {
             self.collect(&mut state)?;
         }
-        if !state.owned.is_empty() {
-            self.note_held(&mut state);
-        }
+        self.note_held_in(&mut state);
         if let Some(fault) = state.fault {
             return Err(fault);
         }
@@ -616,6 +614,7 @@ impl<M: Mode> Queue<M> {
         // Where the data is in shared memory the driver fetches nothing, and still puts the buffer's address in the place of where.
         self.table.set_record(tag, Record { addr: descriptor.addr, ..Record::default() }).ok_or(NO_TAG)?;
         state.owned.remove(tag);
+        self.hold_no_more(state, tag);
         self.stage(state, Command::NEED_GET_DATA, tag, 0)?;
         Ok(false)
     }
@@ -789,8 +788,20 @@ impl<M: Mode> Queue<M> {
         self.answer(state, tag, letter.result)
     }
 
+    /// Notes what is held, for a [`Watch`].
+    #[cfg(feature = "std")]
+    pub(crate) fn note_held(&self) {
+        if let Ok(mut state) = self.state() {
+            self.note_held_in(&mut state);
+        }
+    }
+
     /// Notes when the requests that are held through a wait for the first time were.
-    fn note_held(&self, state: &mut State) {
+    fn note_held_in(&self, state: &mut State) {
+        // Those that are timed are owned.
+        if state.timed.len() == state.owned.len() {
+            return;
+        }
         let mut now = None;
         for tag in state.owned.without(&state.timed) {
             let now = *now.get_or_insert_with(syscall::monotonic);
@@ -800,6 +811,14 @@ impl<M: Mode> Queue<M> {
         }
         if now.is_some() {
             state.timed = state.owned.clone();
+        }
+    }
+
+    fn hold_no_more(&self, state: &mut State, tag: Tag) {
+        if state.timed.remove(tag) {
+            if let Some(letter_box) = self.memory.letter_box(tag) {
+                letter_box.hold_no_more();
+            }
         }
     }
 
@@ -933,11 +952,7 @@ impl<M: Mode> Queue<M> {
     }
 
     fn answer_with(&self, state: &mut State, tag: Tag, sent: ublksrv_io_cmd) -> Result<(), Error> {
-        if state.timed.remove(tag) {
-            if let Some(letter_box) = self.memory.letter_box(tag) {
-                letter_box.hold_no_more();
-            }
-        }
+        self.hold_no_more(state, tag);
         state.release(tag);
         self.give_back(state, tag)?;
         match &mut state.batch {

@@ -216,9 +216,10 @@ impl<M: Mode> Server<M> {
         self
     }
 
-    /// Sets how long a server that is to stop waits while its target gets and answers no request: 30 s unless set. What is not answered
-    /// then fails with `EIO`. A target that is slow, and answers one request after the other, is waited for as long as it takes:
-    /// the page cache is written back before the disk is gone.
+    /// Sets how long a server that is to stop waits while its target answers no request that it has, and then while the driver stops the
+    /// device and the target gets and answers none: 30 s unless set. What is not answered then fails with `EIO`. A target that is slow,
+    /// and answers one request after the other, is waited for as long as it takes: the page cache is written back before the disk is
+    /// gone.
     pub const fn stop_patience(mut self, patience: Duration) -> Server<M> {
         self.patience = patience;
         self
@@ -276,7 +277,8 @@ impl<M: Mode> Server<M> {
     ///
     /// A server that is to stop waits until the target has answered what it has, and asks the driver then. SIGKILL ends it up to there, and
     /// must not come while the driver writes back the page cache: the kernel then waits within this process for requests of its own
-    /// that are not answered, for good. A stop that another process asks for knows no such moment.
+    /// that are not answered, for good. A stop that another process asks for knows no such moment. Over a target that does not return
+    /// for the whole [patience](Server::stop_patience) the driver is not asked: it fails with [`Error::TimedOut`], once the target returns.
     ///
     /// # Errors
     ///
@@ -286,6 +288,8 @@ impl<M: Mode> Server<M> {
     /// - [`Error::Panicked`]: the target did, and said this;
     /// - [`Error::Held`]: the server was to stop, and the target sat on a request, or had forgotten it. The device is gone;
     ///   whoever waits for such a request gets `EIO`;
+    /// - [`Error::TimedOut`] of [`Command::STOP_DEV`](crate::Command::STOP_DEV): the same, and what it had was answered late, as the
+    ///   server gave it up;
     /// - [`Error::Invalid`]: the device cannot be [handed over](Server::hand_over_on) without an error at its clients; or no
     ///   [thread](Server::threads), too few of them, or more than there are tags;
     /// - those of [`Device::recover`] and [`Device::take_over`]; [`SystemCall::Fsync`]: what was in the page cache of a device

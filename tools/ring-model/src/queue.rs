@@ -2,7 +2,7 @@
 //! What threads share of a queue: its mailbox, its count of references and the turns of its threads from the crate's own files, the rest from here.
 
 #[path = "../../../ublk/src/queue/mailbox.rs"]
-#[expect(dead_code, reason = "since when a request is held is the queue's thread's alone")]
+#[expect(dead_code, reason = "since when a request is held is no part of the answer")]
 mod mailbox;
 #[path = "../../../ublk/src/queue/references.rs"]
 mod references;

@@ -105,6 +105,13 @@ impl<'c> InFlight<'c> {
         self.deadline = Deadline::after(self.patience);
     }
 
+    /// The same, and for so long from then on.
+    #[cfg(feature = "std")]
+    pub(crate) fn extend_by(&mut self, patience: Duration) {
+        self.patience = patience;
+        self.extend();
+    }
+
     /// A descriptor that can be polled with others: readable until [`poll`](InFlight::poll) has taken the answer.
     #[must_use]
     pub fn fd(&self) -> &Fd {

@@ -102,7 +102,7 @@ impl LetterBox {
     /// Notes when the request was found to be held.
     pub(super) fn hold_since(&self, now: Duration) {
         let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        // ORDERING: written by the queue's thread alone. Whoever else reads it looks again, and touches nothing because of it.
+        // ORDERING: written by the queue's thread alone, which says to whoever else reads it when it has.
         self.since.store(nanoseconds, Ordering::Relaxed);
     }
 

@@ -17,9 +17,9 @@ impl Watch {
         Watch { memory: memory.clone() }
     }
 
-    /// Whether a request is not answered that was held through a wait of the queue's thread by then, in time of the monotonic clock.
-    pub(crate) fn holds_since(&self, then: Duration) -> bool {
-        let mut boxes = (0..).map_while(|tag| self.memory.letter_box(Tag::new(tag)));
-        boxes.any(|letter_box| letter_box.held_since().is_some_and(|since| since <= then))
+    /// How many requests are not answered that were [noted](super::Queue::note_held) as held by then, in time of the monotonic clock.
+    pub(crate) fn held_since(&self, then: Duration) -> usize {
+        let boxes = (0..).map_while(|tag| self.memory.letter_box(Tag::new(tag)));
+        boxes.filter(|letter_box| letter_box.held_since().is_some_and(|since| since <= then)).count()
     }
 }

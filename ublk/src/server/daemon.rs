@@ -22,7 +22,7 @@ use crate::mode::Mode;
 use crate::poll::poll;
 use crate::queue::{Answered, Event, Operation, PreparedQueue, Queue};
 use crate::ring::Wake;
-use crate::server::held::{Calls, Watched};
+use crate::server::held::{Turns, Watched};
 use crate::server::stop::Bell;
 
 /// How long the threads of a device that is stopped, or abandoned, may take to notice.
@@ -102,7 +102,12 @@ impl<T> Shared<T> {
     /// Counts what the queue has answered since `seen`, which is brought up to now, and what was delivered.
     fn note_progress<M: Mode>(&self, queue: &Queue<M>, seen: &mut Answered, delivered: Option<Operation>) {
         let phase = self.phase();
-        if phase != Phase::Serving {
+        if phase == Phase::Serving {
+            // What is answered from now on is progress, as soon as somebody waits for it.
+            if delivered.is_none() {
+                *seen = queue.answered();
+            }
+        } else {
             let before = core::mem::replace(seen, queue.answered());
             let reads = phase == Phase::Starting && seen.reads != before.reads;
             let others = seen.others != before.others || delivered.is_some_and(|what| what != Operation::READ);
@@ -131,7 +136,7 @@ pub(super) struct Daemon<M: Mode, P> {
     pub(super) queues: Vec<(PreparedQueue<M>, P)>,
     pub(super) cpus: Option<CpuSet>,
     pub(super) io_flusher: bool,
-    pub(super) calls: Arc<Calls>,
+    pub(super) turns: Arc<Turns>,
 }
 
 /// The most queues of a thread that has several: it polls their rings, and the bell that tells it to leave.
@@ -140,12 +145,12 @@ pub(super) const MAX_QUEUES: usize = 63;
 impl<M: Mode, P> Daemon<M, P> {
     /// Of no queue yet.
     pub(super) fn new(io_flusher: bool) -> Daemon<M, P> {
-        Daemon { queues: Vec::new(), cpus: None, io_flusher, calls: Arc::default() }
+        Daemon { queues: Vec::new(), cpus: None, io_flusher, turns: Arc::default() }
     }
 
     /// For the thread that stops the device.
     pub(super) fn watched(&self) -> Watched {
-        Watched::new(self.queues.iter().map(|(queue, _)| queue.watch()).collect(), &self.calls)
+        Watched::new(self.queues.iter().map(|(queue, _)| queue.watch()).collect(), &self.turns)
     }
 
     /// Serves the queues, and reports their end, whatever that is.
@@ -158,8 +163,11 @@ impl<M: Mode, P> Daemon<M, P> {
     {
         let queue = self.queues.first().map_or(QueueId::new(0), |(queue, _)| queue.id());
         let mut rings = Vec::new();
+        let turns = Arc::clone(&self.turns);
+        turns.turn();
         let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(shared, report, &mut rings)));
         let ended = served.unwrap_or_else(|payload| Err(Error::Panicked { queue, message: said(payload) }));
+        turns.end();
         // The other end is gone only where nobody wants to know any more.
         let _ = report.send(Report::Ended(ended));
         shared.news.notify();
@@ -177,7 +185,7 @@ impl<M: Mode, P> Daemon<M, P> {
         if self.io_flusher {
             hosting::mark_io_flusher()?;
         }
-        let mut served = Served { queues: Vec::new(), calls: &self.calls, rings };
+        let mut served = Served { queues: Vec::new(), turns: &self.turns, rings };
         for (queue, own) in self.queues {
             served.queues.push(Serving { queue: queue.fetch()?, own, seen: Answered::default(), left: 0 });
         }
@@ -226,7 +234,7 @@ struct Serving<M: Mode, P> {
 /// The queues of a thread; of those that are dropped unfinished, the rings' descriptors stay in `rings`.
 struct Served<'r, M: Mode, P> {
     queues: Vec<Serving<M, P>>,
-    calls: &'r Calls,
+    turns: &'r Turns,
     rings: &'r mut Vec<OwnedFd>,
 }
 
@@ -238,6 +246,14 @@ impl<M: Mode, P> Served<'_, M, P> {
     /// Submits what was answered, and waits until a queue has something; which ones may, and whether `abandon` says so, which the ring
     /// of a single queue waits for itself.
     fn wait(&self, abandon: Option<&Bell>, time: Option<Duration>) -> Result<([bool; MAX_QUEUES], bool), Error> {
+        self.queues.iter().for_each(|serving| serving.queue.note_held());
+        self.turns.turn();
+        let waited = self.wait_for(abandon, time);
+        self.turns.turn();
+        waited
+    }
+
+    fn wait_for(&self, abandon: Option<&Bell>, time: Option<Duration>) -> Result<([bool; MAX_QUEUES], bool), Error> {
         if let [only] = &*self.queues {
             only.queue.wait(time)?;
             return Ok(([true; MAX_QUEUES], false));
@@ -268,12 +284,15 @@ impl<M: Mode, P> Served<'_, M, P> {
         for (serving, _) in self.queues.iter_mut().zip(ready).filter(|(_, ready)| **ready) {
             let Serving { queue, own, seen, left } = serving;
             loop {
-                let said = answer_all(queue, own, shared, self.calls, seen, left)?;
+                let said = answer_all(queue, own, shared, self.turns, seen, left)?;
                 panicked = panicked.or(said.map(|message| (queue.id(), message)));
                 // The ring of one among several is not waited for, and so it is left with nothing to submit or to take.
                 if is_alone || queue.wait(Some(Duration::ZERO))? != Wake::Completions {
                     break;
                 }
+                // It would not wait while one queue has something all the time.
+                self.turns.turn();
+                self.turns.turn();
             }
         }
         Ok(panicked)
@@ -347,7 +366,7 @@ fn answer_all<T, M: Mode, P>(
     queue: &Queue<M>,
     own: &P,
     shared: &Shared<T>,
-    calls: &Calls,
+    turns: &Turns,
     seen: &mut Answered,
     left: &mut usize,
 ) -> Result<Option<Message>, Error>
@@ -377,11 +396,12 @@ where
         // on other queues. The request is answered with EIO where it is dropped. The thread lives on: the driver would wait for
         // its tags for ever.
         let target = AssertUnwindSafe(|| (shared.target)(own, event));
-        if let Err(payload) = calls.count(|| panic::catch_unwind(target)) {
+        if let Err(payload) = panic::catch_unwind(target) {
             panicked = panicked.or(Some(said(payload)));
             shared.panicked.store(true, Ordering::Release);
             shared.news.notify();
         }
+        turns.note_return();
     }
     shared.note_progress(queue, seen, None);
     Ok(panicked)

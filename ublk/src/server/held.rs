@@ -12,43 +12,98 @@ use std::vec::Vec;
 use crate::queue::Watch;
 use crate::syscall;
 
-/// Counts the calls of the target by one thread, and those that have returned. Nothing else stands in its line of the cache.
+/// What a thread that serves shows of itself. Nothing else stands in its line of the cache.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(super) struct Calls {
-    count: AtomicU64,
+pub(super) struct Turns {
+    /// How often it has begun to wait, and to go on: odd where it goes on, and knows of requests that it has noted nowhere yet.
+    turns: AtomicU64,
+    /// How often the target has returned.
+    returns: AtomicU64,
 }
 
-impl Calls {
-    /// Counts a call. By one thread at a time.
-    pub(super) fn count<R>(&self, call: impl FnOnce() -> R) -> R {
-        // ORDERING: one thread writes it. Whoever else reads it looks again, and touches nothing because of it.
-        let before = self.count.load(Ordering::Relaxed);
-        self.count.store(before.wrapping_add(1), Ordering::Relaxed);
-        let returned = call();
-        // ORDERING: as above.
-        self.count.store(before.wrapping_add(2), Ordering::Relaxed);
-        returned
+/// What `turns` is of a thread that serves no more.
+const ENDED: u64 = u64::MAX - 1;
+
+impl Turns {
+    /// The thread begins to wait, and has noted what it holds; or it goes on.
+    pub(super) fn turn(&self) {
+        // ORDERING: the thread alone writes it. Release, so that whoever sees that it waits sees what it has noted.
+        self.turns.store(self.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
     }
 
-    fn so_far(&self) -> u64 {
-        // ORDERING: as above.
-        self.count.load(Ordering::Relaxed)
+    /// The target has returned.
+    pub(super) fn note_return(&self) {
+        // ORDERING: as above; nothing is read because of it.
+        self.returns.store(self.returns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        // ORDERING: as in `turn`.
+        self.turns.store(ENDED, Ordering::Release);
     }
 }
 
-/// What is seen of one thread that serves.
+/// What is seen of one thread that serves, and what it is asked.
 #[derive(Debug)]
 pub(super) struct Watched {
     queues: Vec<Watch>,
-    calls: Arc<Calls>,
-    /// The calls so far at the moment that is asked about: an odd number where the target was called and had not returned.
-    asked: u64,
+    turns: Arc<Turns>,
+    /// Its turns when it was asked, as long as it has not waited since.
+    busy: Option<u64>,
+    /// What it has held since then is asked about, in time of the monotonic clock.
+    asked: Duration,
+}
+
+/// What is left of that which is asked about. As long as it changes, there is progress, and it changes for so long only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    /// Requests.
+    held: usize,
+    /// Threads that have not waited since: in a call of the target, or between two.
+    pub(super) busy: usize,
+    /// How often the target has returned to these.
+    returns: u64,
+}
+
+impl Left {
+    pub(super) const fn is_nothing(&self) -> bool {
+        self.held == 0 && self.busy == 0
+    }
 }
 
 impl Watched {
-    pub(super) fn new(queues: Vec<Watch>, calls: &Arc<Calls>) -> Watched {
-        Watched { queues, calls: Arc::clone(calls), asked: 0 }
+    pub(super) fn new(queues: Vec<Watch>, turns: &Arc<Turns>) -> Watched {
+        Watched { queues, turns: Arc::clone(turns), busy: None, asked: Duration::ZERO }
+    }
+
+    fn turns(&self) -> u64 {
+        // ORDERING: Acquire pairs with the Release of `turn`.
+        self.turns.turns.load(Ordering::Acquire)
+    }
+
+    fn ask(&mut self) {
+        let turns = self.turns();
+        self.busy = (turns % 2 == 1).then_some(turns);
+        self.asked = syscall::monotonic();
+    }
+
+    fn look(&mut self, left: &mut Left) {
+        let turns = self.turns();
+        if turns == ENDED {
+            return;
+        }
+        if let Some(then) = self.busy {
+            if turns == then {
+                left.busy += 1;
+                // ORDERING: nothing is read because of it.
+                left.returns = left.returns.wrapping_add(self.turns.returns.load(Ordering::Relaxed));
+                return;
+            }
+            // What it had and has not answered it has noted as it began to wait, later than it was asked.
+            (self.busy, self.asked) = (None, syscall::monotonic());
+        }
+        left.held += self.queues.iter().map(|queue| queue.held_since(self.asked)).sum::<usize>();
     }
 }
 
@@ -56,28 +111,22 @@ impl Watched {
 #[derive(Debug)]
 pub(super) struct Held {
     threads: Vec<Watched>,
-    /// The moment that is asked about, in time of the monotonic clock.
-    asked: Duration,
 }
 
 impl Held {
     pub(super) const fn new(threads: Vec<Watched>) -> Held {
-        Held { threads, asked: Duration::ZERO }
+        Held { threads }
     }
 
     /// Asks about what the target has now.
     pub(super) fn ask(&mut self) {
-        self.asked = syscall::monotonic();
-        for thread in &mut self.threads {
-            thread.asked = thread.calls.so_far();
-        }
+        self.threads.iter_mut().for_each(Watched::ask);
     }
 
-    /// Whether it has answered that. What came later does not count.
-    pub(super) fn is_answered(&self) -> bool {
-        self.threads.iter().all(|thread| {
-            let is_over = thread.asked % 2 == 0 || thread.calls.so_far() != thread.asked;
-            is_over && !thread.queues.iter().any(|queue| queue.holds_since(self.asked))
-        })
+    /// What it has not answered of that. What came later does not count.
+    pub(super) fn left(&mut self) -> Left {
+        let mut left = Left { held: 0, busy: 0, returns: 0 };
+        self.threads.iter_mut().for_each(|thread| thread.look(&mut left));
+        left
     }
 }

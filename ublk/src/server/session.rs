@@ -15,7 +15,7 @@ use crate::features::Features;
 use crate::mode::Mode;
 use crate::server::block_device::{Look, Looked};
 use crate::server::daemon::{LEAVE_PATIENCE, Phase, Report, Shared};
-use crate::server::held::Held;
+use crate::server::held::{Held, Left};
 use crate::server::stop::{Stopped, Wakeups};
 
 /// How often a server that was asked to stop looks whether the block device is open still.
@@ -27,11 +27,31 @@ const TELL_AFTER: Duration = Duration::from_secs(1);
 /// How often it looks whether the target has answered what it had.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long the driver may take over a stop of which it is known that it waits for a request that nobody answers.
+/// How long the driver may take over a stop of which it is known that it waits for a request that nobody answers, until others are.
 const LATE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a driver that is quiescing a device may wait for a tag to become idle, before it is asked again.
 const QUIESCE_AGAIN: Duration = Duration::from_millis(20);
+
+/// What has become of the requests that the target had when it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answers {
+    /// They are answered.
+    All,
+    /// Some are not, and are waited for.
+    Coming,
+    /// Some are not, and have been waited for in vain.
+    Late,
+    /// The same, and a thread is in a call of the target that does not return.
+    Stuck,
+}
+
+/// A wait for them.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    left: Left,
+    deadline: Deadline,
+}
 
 /// The time in which the threads of the queues run. Ends them on every way out, so that the scope that waits for them
 /// ends too.
@@ -143,18 +163,19 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
     fn stop_unused(&mut self, reason: Stopped) -> Result<Stopped, Error> {
         let asked = Deadline::after(TELL_AFTER);
         let mut tell = self.when_in_use.take();
-        self.held.ask();
-        let mut deadline = self.deadline();
+        let mut waiting = self.ask();
         loop {
-            let is_answered = self.held.is_answered();
-            if is_answered || deadline.is_over() {
-                self.set_late(!is_answered);
-                if self.try_stop()? {
-                    return Ok(reason);
+            match self.answers(&mut waiting) {
+                // A stop would wait for a thread that cannot leave, so that it cannot even be asked whether somebody has it open.
+                Answers::Coming | Answers::Stuck => {}
+                answers => {
+                    self.set_late(answers == Answers::Late);
+                    if self.try_stop()? {
+                        return Ok(reason);
+                    }
+                    self.set_late(false);
+                    waiting = self.ask();
                 }
-                self.set_late(false);
-                self.held.ask();
-                deadline = self.deadline();
             }
             if asked.is_over() {
                 if let Some(tell) = tell.take() {
@@ -185,7 +206,7 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
                     Ok(false)
                 }
                 // Somebody else has stopped it.
-                Err(Error::Control { errno: Errno::ENODEV, .. }) => self.stop().map(|()| true),
+                Err(Error::Control { errno: Errno::ENODEV, .. }) => self.stop_by(Device::begin_stop).map(|()| true),
                 other => other.map(|()| true),
             };
         }
@@ -223,15 +244,12 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
     /// Opens the block device, and syncs it where the driver would not; `None` where that comes to no end.
     fn look(&mut self, exclusively: bool) -> Result<Option<Looked>, Error> {
         let (shared, id) = (self.shared, self.device.info().id());
-        if shared.outlives && self.is_late {
-            return Ok(None);
-        }
         let numbers = self.device.control().params(id)?.as_raw().devt;
         let numbers = (numbers.disk_major, numbers.disk_minor);
         shared.enter(Phase::Ending);
         let mut before = shared.moved.load(Ordering::Relaxed);
         let looking = Look { id, numbers, exclusively, syncs: shared.outlives }.begin()?;
-        let mut deadline = self.deadline();
+        let mut deadline = Deadline::after(self.first_patience());
         loop {
             if let Some(seen) = looking.seen() {
                 return Ok(Some(seen));
@@ -275,7 +293,7 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
             self.failed?;
             if deadline.is_over() {
                 if !shared.has_progressed(&mut before) {
-                    return Err(self.give_up_waiting());
+                    return Err(self.give_up_waiting(Command::QUIESCE_DEV));
                 }
                 deadline = self.deadline();
             }
@@ -285,10 +303,11 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
     }
 
     /// Has the threads leave although the target has not answered what it has, which is the driver's to see to; what to say of it.
-    fn give_up_waiting(&mut self) -> Error {
+    fn give_up_waiting(&mut self, command: Command) -> Error {
         self.shared.enter(Phase::Ending);
+        self.over = true;
         self.wait_for_ends();
-        let (command, device) = (Command::QUIESCE_DEV, Some(self.device.info().id()));
+        let device = Some(self.device.info().id());
         let late = Error::TimedOut { command, device, waited: self.patience };
         self.failed.err().unwrap_or(late)
     }
@@ -297,21 +316,41 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
         Deadline::after(self.patience)
     }
 
-    /// Waits until the target has answered what it has, as long as it answers anything: here, where SIGKILL ends this process, and
-    /// not within the driver's stop, where it would not.
-    fn wait_for_answers(&mut self) -> Result<(), Error> {
-        let shared = self.shared;
-        shared.enter(Phase::Ending);
+    /// Asks what the target has.
+    fn ask(&mut self) -> Waiting {
         self.held.ask();
-        let mut before = shared.moved.load(Ordering::Relaxed);
-        let deadline = self.deadline();
-        while self.running > 0 && !self.is_late && !self.held.is_answered() {
-            if deadline.is_over() {
-                // Where it is slow, and answers one request after the other, the driver waits for the others too.
-                self.set_late(!shared.has_progressed(&mut before));
-                return Ok(());
+        Waiting { left: self.held.left(), deadline: self.deadline() }
+    }
+
+    fn answers(&mut self, waiting: &mut Waiting) -> Answers {
+        let left = self.held.left();
+        if left.is_nothing() || self.running == 0 {
+            return Answers::All;
+        }
+        if left != waiting.left {
+            *waiting = Waiting { left, deadline: self.deadline() };
+        }
+        match (waiting.deadline.is_over(), left.busy) {
+            (false, _) => Answers::Coming,
+            (true, 0) => Answers::Late,
+            (true, _) => Answers::Stuck,
+        }
+    }
+
+    /// Waits until the target has answered what it has, as long as it answers that: here, where SIGKILL ends this process, and not within
+    /// the driver's stop, where it would not. One that does not return has the server end without a stop.
+    fn wait_for_answers(&mut self) -> Result<(), Error> {
+        self.shared.enter(Phase::Ending);
+        let mut waiting = self.ask();
+        // A stop that was given up is not asked for again.
+        while !self.is_late && !self.device.control().is_abandoned() {
+            match self.answers(&mut waiting) {
+                Answers::All => break,
+                Answers::Coming => {}
+                Answers::Late => self.set_late(true),
+                Answers::Stuck => return Err(self.give_up_waiting(Command::STOP_DEV)),
             }
-            self.wakeups.wait_for(&shared.news, LOOK_AGAIN, false)?;
+            self.wakeups.wait_for(&self.shared.news, LOOK_AGAIN, false)?;
             self.take_reports();
             self.failed?;
         }
@@ -321,7 +360,13 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
     /// Whether the target has a request for longer than it may.
     fn set_late(&mut self, is_late: bool) {
         self.is_late = is_late;
-        self.device.control().set_stop_patience(if is_late { LATE_PATIENCE } else { self.patience });
+        let patience = self.first_patience();
+        self.device.control().set_stop_patience(patience);
+    }
+
+    /// How long the driver may take, until the target has answered something.
+    fn first_patience(&self) -> Duration {
+        if self.is_late { LATE_PATIENCE.min(self.patience) } else { self.patience }
     }
 
     /// Waits until every thread has fetched its queue, or has ended.
@@ -397,7 +442,7 @@ impl<'s, T, M: Mode> Session<'s, T, M> {
             match stopping.poll() {
                 Ok(true) => break,
                 Ok(false) => {}
-                Err(Error::TimedOut { .. }) if shared.has_progressed(&mut before) => stopping.extend(),
+                Err(Error::TimedOut { .. }) if shared.has_progressed(&mut before) => stopping.extend_by(self.patience),
                 Err(Error::TimedOut { command, device, .. }) => {
                     return Err(Error::TimedOut { command, device, waited: self.patience });
                 }
