@@ -100,14 +100,12 @@ impl<T> Shared<T> {
     }
 
     /// Counts what the queue has answered since `seen`, which is brought up to now, and what was delivered.
-    fn note_progress<M: Mode>(&self, queue: &Queue<M>, seen: &mut Answered, delivered: Option<Operation>) {
+    fn note_progress<M: Mode>(&self, queue: &Queue<M>, seen: &mut Option<Answered>, delivered: Option<Operation>) {
         let phase = self.phase();
         if phase == Phase::Serving {
-            // What is answered from now on is progress, as soon as somebody waits for it.
-            if delivered.is_none() {
-                *seen = queue.answered();
-            }
+            *seen = None;
         } else {
+            let seen = seen.get_or_insert_with(|| queue.answered());
             let before = core::mem::replace(seen, queue.answered());
             let reads = phase == Phase::Starting && seen.reads != before.reads;
             let others = seen.others != before.others || delivered.is_some_and(|what| what != Operation::READ);
@@ -187,7 +185,7 @@ impl<M: Mode, P> Daemon<M, P> {
         }
         let mut served = Served { queues: Vec::new(), turns: &self.turns, rings };
         for (queue, own) in self.queues {
-            served.queues.push(Serving { queue: queue.fetch()?, own, seen: Answered::default(), left: 0 });
+            served.queues.push(Serving { queue: queue.fetch()?, own, seen: None, left: 0 });
         }
         if let [only] = &*served.queues {
             only.queue.wake_on(shared.abandon.fd())?;
@@ -226,7 +224,8 @@ impl<M: Mode, P> Daemon<M, P> {
 struct Serving<M: Mode, P> {
     queue: Queue<M>,
     own: P,
-    seen: Answered,
+    /// What the queue had answered, while somebody wants to know whether anything moves.
+    seen: Option<Answered>,
     /// Requests that were delivered and are left to the driver, and to the next server.
     left: usize,
 }
@@ -367,7 +366,7 @@ fn answer_all<T, M: Mode, P>(
     own: &P,
     shared: &Shared<T>,
     turns: &Turns,
-    seen: &mut Answered,
+    seen: &mut Option<Answered>,
     left: &mut usize,
 ) -> Result<Option<Message>, Error>
 where
