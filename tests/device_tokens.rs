@@ -8,15 +8,16 @@ mod harness;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use harness::{Aligned, is_mapped, nodes, open_direct, quiet_device, serve};
 use ublk::{
-    Cache, Control, CpuSet, DeletedId, DetachedRequest, Device, Errno, Error, NewDevice, Operation, Params, Queue,
-    QueueId, Request, Sectors, Server, StopHandle, Stopped,
+    Cache, Control, CpuSet, DeletedId, DetachedRequest, Device, DeviceId, Errno, Error, NewDevice, Operation, Params,
+    Queue, QueueId, Request, Sectors, Server, StopHandle, Stopped,
 };
 
 const BLOCK: usize = 4096;
@@ -598,6 +599,36 @@ fn a_server_ends_with_what_its_target_said_as_it_panicked() {
     assert_eq!(said(|| panic!("block {}", std::hint::black_box(7))), "block 7");
     assert_eq!(said(|| std::panic::panic_any(7)), "");
     assert_eq!(nodes(), Vec::<String>::new());
+}
+
+#[test]
+#[cfg_attr(not(have_ublk), ignore = "no ublk driver here: run `cargo xtask test`")]
+fn a_target_that_has_panicked_is_not_called_again() {
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&calls);
+    let id = DeviceId::new(77);
+    let served = serve(quiet_device(2).id(id), params(), move |request| {
+        if request.operation() == Operation::WRITE && counted.fetch_add(1, Ordering::Relaxed) == 0 {
+            // The other one is with the driver, or on its way to this thread.
+            let inflight = format!("/sys/block/ublkb{id}/inflight");
+            while fs::read_to_string(&inflight).unwrap().split_whitespace().nth(1) != Some("2") {
+                thread::yield_now();
+            }
+            panic!("planted");
+        }
+        request.complete();
+    })
+    .unwrap();
+    let disk = Arc::new(served.open_direct());
+    let clients = [0, 4096].map(|offset| {
+        let disk = Arc::clone(&disk);
+        thread::spawn(move || disk.write_all_at(&block(0), offset).unwrap_err().raw_os_error())
+    });
+    assert_eq!(clients.map(|client| client.join().unwrap()), [Some(libc::EIO); 2]);
+    // The id is free as soon as nobody has the disk open.
+    drop(disk);
+    assert!(matches!(served.join(), Err(Error::Panicked { .. })));
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
 #[test]
