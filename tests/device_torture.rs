@@ -136,7 +136,7 @@ fn a_server_that_hands_over_under_load_costs_no_error_that_its_recovery_does_not
     let can_quiesce = offered().contains(Features::QUIESCE);
     // Without it a request that is owned at that moment can only be sent again.
     let kinds: Vec<Recovery> = kinds().into_iter().filter(|kind| can_quiesce || *kind == Recovery::Reissue).collect();
-    let rounds = rounds(6, 102) / u64::try_from(kinds.len()).unwrap();
+    let rounds = rounds(2, 100);
     for kind in kinds {
         handed_over(kind, can_quiesce, rounds, &mut chance);
     }

@@ -72,7 +72,7 @@ cargo xtask paths [--full] [--kernel SERIES]
     --kernel: on one of the kernels.
 
 cargo xtask torture [--seed N] [--minutes N] [--kernel SERIES] [FILTER]
-    Kills servers under load 200 times in each recovery that a kernel has, relieves them 100 times, has commands race over one
+    Kills servers under load 200 times in each recovery that a kernel has, relieves them 100 times in each, has commands race over one
     device and one id thousands of times, makes and deletes 1,000 devices, has every system call of a server fail once with each
     errno, and counts what came of it: in virtual machines
     with the oldest and the newest kernel. It takes long. --seed: where chance starts; the clock says where not.
