@@ -19,11 +19,10 @@ use crate::error::{Error, Message};
 use crate::hosting;
 use crate::id::QueueId;
 use crate::mode::Mode;
-use crate::poll::poll;
 use crate::queue::{Answered, Event, Operation, PreparedQueue, Queue};
 use crate::ring::Wake;
 use crate::server::held::{Turns, Watched};
-use crate::server::stop::Bell;
+use crate::server::stop::{Bell, hear};
 
 /// How long the threads of a device that is stopped, or abandoned, may take to notice.
 pub(super) const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
@@ -268,7 +267,7 @@ impl<M: Mode, P> Served<'_, M, P> {
                 *fd = serving.queue.ring_fd();
             }
         }
-        let polled = poll(fds, time)?;
+        let polled = hear(fds, time)?;
         let ready = core::array::from_fn(|index| polled.get(index + 1).copied().unwrap_or(false));
         Ok((ready, polled.first().copied().unwrap_or(false)))
     }

@@ -5,6 +5,7 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
+use crate::errno::Errno;
 use crate::error::{Error, SystemCall};
 use crate::poll::poll;
 use crate::signals::Signals;
@@ -15,6 +16,9 @@ const HAND_OVER_SIGNAL: i32 = {
     let [_, _, hand_over] = syscall::SIGNALS;
     hand_over
 };
+
+/// How soon what could not be asked is asked again.
+const HEAR_AGAIN: Duration = Duration::from_millis(10);
 
 /// Why a server stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +99,18 @@ impl StopHandle {
     }
 }
 
+/// As [`poll`]; where the kernel has no memory for it just then, nothing has come, and it is asked again a moment later. A server that ended
+/// over that would leave a stop, or a sync, that is under way.
+pub(super) fn hear<const N: usize>(fds: [i32; N], time: Option<Duration>) -> Result<[bool; N], Error> {
+    match poll(fds, time) {
+        Err(Error::System { errno: Errno::ENOMEM, .. }) => {
+            syscall::sleep(HEAR_AGAIN);
+            Ok([false; N])
+        }
+        heard => heard,
+    }
+}
+
 /// What ends a server from outside.
 #[derive(Debug)]
 pub(super) struct Wakeups {
@@ -139,7 +155,7 @@ impl Wakeups {
         let raw = |fd: Option<&Fd>| fd.map_or(-1, Fd::raw);
         // Whoever waits for a time looks at the clock, and calls again.
         let fds = [news.fd().raw(), event(&self.handle), event(&self.hand_over), raw(signals), raw(other)];
-        let [heard, stopped, handed_over, _, _] = poll(fds, time)?;
+        let [heard, stopped, handed_over, _, _] = hear(fds, time)?;
         if heard {
             // What is said is looked for elsewhere; the next wait is for what comes after.
             let _ = syscall::read_event(news.fd());
