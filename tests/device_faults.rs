@@ -173,6 +173,7 @@ fn whichever_system_call_fails_once_the_server_ends_says_why_and_leaves_nothing_
             }
         }
     }
+    assert!(refused > 0, "strace has failed no call of {all}");
     println!(
         "figure: {all} system calls failed once: {survived} the server did without, {refused} ended it with a sentence, {within_std} within the standard library or the C library; left by the others: 0"
     );
@@ -230,6 +231,7 @@ fn whichever_system_call_fails_once_a_server_that_recovers_a_device_leaves_it_to
         Control::open().unwrap().delete(ID).unwrap();
     }
     assert_eq!(nodes(), [""; 0]);
+    assert!(left > 0, "strace has failed no call of {all}");
     println!(
         "figure: {all} system calls of a server that recovers failed once: {survived} it did without, {stopped} were told of after the stop, {left} left the device to the next"
     );

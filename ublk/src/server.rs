@@ -271,9 +271,9 @@ impl<M: Mode> Server<M> {
     /// It takes 5 descriptors, 3 more for each queue or each thread, whichever are more, and one for the signals.
     ///
     /// The device is deleted on every return, and when `started` panics. One that [outlives its server](NewDevice::recovery) is deleted
-    /// after a stop only: it waits for its next server after an error, a panic of the target, or a hand-over. A client that still
-    /// has the block device open keeps its id from being used again until it closes it. With `panic = "abort"`, and after SIGKILL,
-    /// its id and its char device stay. A target that never returns keeps this from returning.
+    /// after a stop only, or one that was given up: it waits for its next server after any other error, a panic of the target, or a
+    /// hand-over. A client that still has the block device open keeps its id from being used again until it closes it. With
+    /// `panic = "abort"`, and after SIGKILL, its id and its char device stay. A target that never returns keeps this from returning.
     ///
     /// A server that is to stop waits until the target has answered what it has, and asks the driver then. SIGKILL ends it up to there, and
     /// must not come while the driver writes back the page cache: the kernel then waits within this process for requests of its own
@@ -288,8 +288,8 @@ impl<M: Mode> Server<M> {
     /// - [`Error::Panicked`]: the target did, and said this;
     /// - [`Error::Held`]: the server was to stop, and the target sat on a request, or had forgotten it. The device is gone;
     ///   whoever waits for such a request gets `EIO`;
-    /// - [`Error::TimedOut`] of [`Command::STOP_DEV`](crate::Command::STOP_DEV): the same, and what it had was answered late, as the
-    ///   server gave it up;
+    /// - [`Error::TimedOut`] of [`Command::STOP_DEV`](crate::Command::STOP_DEV): the same, and the target answered as it had been given
+    ///   up. Where the driver was not even asked, as the target did not return, a device that outlives its server waits for the next;
     /// - [`Error::Invalid`]: the device cannot be [handed over](Server::hand_over_on) without an error at its clients; or no
     ///   [thread](Server::threads), too few of them, or more than there are tags;
     /// - those of [`Device::recover`] and [`Device::take_over`]; [`SystemCall::Fsync`]: what was in the page cache of a device

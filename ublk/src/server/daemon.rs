@@ -21,7 +21,7 @@ use crate::id::QueueId;
 use crate::mode::Mode;
 use crate::queue::{Answered, Event, Operation, PreparedQueue, Queue};
 use crate::ring::Wake;
-use crate::server::held::{Turns, Watched};
+use crate::server::held::{Rounds, Watched};
 use crate::server::stop::{Bell, hear};
 
 /// How long the threads of a device that is stopped, or abandoned, may take to notice.
@@ -133,7 +133,7 @@ pub(super) struct Daemon<M: Mode, P> {
     pub(super) queues: Vec<(PreparedQueue<M>, P)>,
     pub(super) cpus: Option<CpuSet>,
     pub(super) io_flusher: bool,
-    pub(super) turns: Arc<Turns>,
+    pub(super) rounds: Arc<Rounds>,
 }
 
 /// The most queues of a thread that has several: it polls their rings, and the bell that tells it to leave.
@@ -142,12 +142,12 @@ pub(super) const MAX_QUEUES: usize = 63;
 impl<M: Mode, P> Daemon<M, P> {
     /// Of no queue yet.
     pub(super) fn new(io_flusher: bool) -> Daemon<M, P> {
-        Daemon { queues: Vec::new(), cpus: None, io_flusher, turns: Arc::default() }
+        Daemon { queues: Vec::new(), cpus: None, io_flusher, rounds: Arc::default() }
     }
 
     /// For the thread that stops the device.
     pub(super) fn watched(&self) -> Watched {
-        Watched::new(self.queues.iter().map(|(queue, _)| queue.watch()).collect(), &self.turns)
+        Watched::new(self.queues.iter().map(|(queue, _)| queue.watch()).collect(), &self.rounds)
     }
 
     /// Serves the queues, and reports their end, whatever that is.
@@ -160,11 +160,11 @@ impl<M: Mode, P> Daemon<M, P> {
     {
         let queue = self.queues.first().map_or(QueueId::new(0), |(queue, _)| queue.id());
         let mut rings = Vec::new();
-        let turns = Arc::clone(&self.turns);
-        turns.turn();
+        let rounds = Arc::clone(&self.rounds);
+        rounds.step();
         let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(shared, report, &mut rings)));
         let ended = served.unwrap_or_else(|payload| Err(Error::Panicked { queue, message: said(payload) }));
-        turns.end();
+        rounds.end();
         // The other end is gone only where nobody wants to know any more.
         let _ = report.send(Report::Ended(ended));
         shared.news.notify();
@@ -182,7 +182,7 @@ impl<M: Mode, P> Daemon<M, P> {
         if self.io_flusher {
             hosting::mark_io_flusher()?;
         }
-        let mut served = Served { queues: Vec::new(), turns: &self.turns, rings };
+        let mut served = Served { queues: Vec::new(), rounds: &self.rounds, rings };
         for (queue, own) in self.queues {
             served.queues.push(Serving { queue: queue.fetch()?, own, seen: None, left: 0 });
         }
@@ -232,7 +232,7 @@ struct Serving<M: Mode, P> {
 /// The queues of a thread; of those that are dropped unfinished, the rings' descriptors stay in `rings`.
 struct Served<'r, M: Mode, P> {
     queues: Vec<Serving<M, P>>,
-    turns: &'r Turns,
+    rounds: &'r Rounds,
     rings: &'r mut Vec<OwnedFd>,
 }
 
@@ -245,9 +245,9 @@ impl<M: Mode, P> Served<'_, M, P> {
     /// of a single queue waits for itself.
     fn wait(&self, abandon: Option<&Bell>, time: Option<Duration>) -> Result<([bool; MAX_QUEUES], bool), Error> {
         self.queues.iter().for_each(|serving| serving.queue.note_held());
-        self.turns.turn();
+        self.rounds.step();
         let waited = self.wait_for(abandon, time);
-        self.turns.turn();
+        self.rounds.step();
         waited
     }
 
@@ -282,15 +282,15 @@ impl<M: Mode, P> Served<'_, M, P> {
         for (serving, _) in self.queues.iter_mut().zip(ready).filter(|(_, ready)| **ready) {
             let Serving { queue, own, seen, left } = serving;
             loop {
-                let said = answer_all(queue, own, shared, self.turns, seen, left)?;
+                let said = answer_all(queue, own, shared, self.rounds, seen, left)?;
                 panicked = panicked.or(said.map(|message| (queue.id(), message)));
                 // The ring of one among several is not waited for, and so it is left with nothing to submit or to take.
                 if is_alone || queue.wait(Some(Duration::ZERO))? != Wake::Completions {
                     break;
                 }
                 // It would not wait while one queue has something all the time.
-                self.turns.turn();
-                self.turns.turn();
+                self.rounds.step();
+                self.rounds.step();
             }
         }
         Ok(panicked)
@@ -364,7 +364,7 @@ fn answer_all<T, M: Mode, P>(
     queue: &Queue<M>,
     own: &P,
     shared: &Shared<T>,
-    turns: &Turns,
+    rounds: &Rounds,
     seen: &mut Option<Answered>,
     left: &mut usize,
 ) -> Result<Option<Message>, Error>
@@ -399,7 +399,7 @@ where
             shared.panicked.store(true, Ordering::Release);
             shared.news.notify();
         }
-        turns.note_return();
+        rounds.note_return();
     }
     shared.note_progress(queue, seen, None);
     Ok(panicked)

@@ -15,21 +15,21 @@ use crate::syscall;
 /// What a thread that serves shows of itself. Nothing else stands in its line of the cache.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(super) struct Turns {
+pub(super) struct Rounds {
     /// How often it has begun to wait, and to go on: odd where it goes on, and knows of requests that it has noted nowhere yet.
-    turns: AtomicU64,
+    rounds: AtomicU64,
     /// How often the target has returned.
     returns: AtomicU64,
 }
 
-/// What `turns` is of a thread that serves no more.
+/// What `rounds` is of a thread that serves no more.
 const ENDED: u64 = u64::MAX - 1;
 
-impl Turns {
+impl Rounds {
     /// The thread begins to wait, and has noted what it holds; or it goes on.
-    pub(super) fn turn(&self) {
+    pub(super) fn step(&self) {
         // ORDERING: the thread alone writes it. Release, so that whoever sees that it waits sees what it has noted.
-        self.turns.store(self.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        self.rounds.store(self.rounds.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
     }
 
     /// The target has returned.
@@ -39,8 +39,8 @@ impl Turns {
     }
 
     pub(super) fn end(&self) {
-        // ORDERING: as in `turn`.
-        self.turns.store(ENDED, Ordering::Release);
+        // ORDERING: as in `step`.
+        self.rounds.store(ENDED, Ordering::Release);
     }
 }
 
@@ -48,8 +48,8 @@ impl Turns {
 #[derive(Debug)]
 pub(super) struct Watched {
     queues: Vec<Watch>,
-    turns: Arc<Turns>,
-    /// Its turns when it was asked, as long as it has not waited since.
+    rounds: Arc<Rounds>,
+    /// Its rounds when it was asked, as long as it has not waited since.
     busy: Option<u64>,
     /// What it has held since then is asked about, in time of the monotonic clock.
     asked: Duration,
@@ -73,31 +73,31 @@ impl Left {
 }
 
 impl Watched {
-    pub(super) fn new(queues: Vec<Watch>, turns: &Arc<Turns>) -> Watched {
-        Watched { queues, turns: Arc::clone(turns), busy: None, asked: Duration::ZERO }
+    pub(super) fn new(queues: Vec<Watch>, rounds: &Arc<Rounds>) -> Watched {
+        Watched { queues, rounds: Arc::clone(rounds), busy: None, asked: Duration::ZERO }
     }
 
-    fn turns(&self) -> u64 {
-        // ORDERING: Acquire pairs with the Release of `turn`.
-        self.turns.turns.load(Ordering::Acquire)
+    fn rounds(&self) -> u64 {
+        // ORDERING: Acquire pairs with the Release of `step`.
+        self.rounds.rounds.load(Ordering::Acquire)
     }
 
     fn ask(&mut self) {
-        let turns = self.turns();
-        self.busy = (turns % 2 == 1).then_some(turns);
+        let rounds = self.rounds();
+        self.busy = (rounds % 2 == 1).then_some(rounds);
         self.asked = syscall::monotonic();
     }
 
     fn look(&mut self, left: &mut Left) {
-        let turns = self.turns();
-        if turns == ENDED {
+        let rounds = self.rounds();
+        if rounds == ENDED {
             return;
         }
         if let Some(then) = self.busy {
-            if turns == then {
+            if rounds == then {
                 left.busy += 1;
                 // ORDERING: nothing is read because of it.
-                left.returns = left.returns.wrapping_add(self.turns.returns.load(Ordering::Relaxed));
+                left.returns = left.returns.wrapping_add(self.rounds.returns.load(Ordering::Relaxed));
                 return;
             }
             // What it had and has not answered it has noted as it began to wait, later than it was asked.
